@@ -1,0 +1,49 @@
+# make lab    open the course in JupyterLab          make test       everything, as CI runs it
+# make bench  our code beside what a user would pick  make notebooks  execute and store notebooks
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKERS ?= 2
+# The first of these that is new enough; set PYTHON to choose another.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+DISK_MB := 5000
+
+.PHONY: lab test lint bench notebooks clean
+.DEFAULT_GOAL := lab
+
+lab: $(STAMP)
+	@$(BIN)/kexue-lab open
+
+test: lint
+	@rm -rf build/claims
+	$(BIN)/python -m pytest --nbval --nbval-current-env --dist=loadfile -n $(WORKERS) -q notebooks
+	$(BIN)/python -m pytest --dist=loadfile -n $(WORKERS) -q tests
+
+lint: $(STAMP)
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format -q --check .
+	@$(BIN)/mypy --no-error-summary
+
+bench: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks --benchmark-only -q -s
+
+notebooks: $(STAMP)
+	@$(BIN)/kexue-lab refresh
+
+clean:
+	rm -rf build runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; none was found"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: Python 3.11 or newer is needed; $(PYTHON) is older"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+		{ echo "error: $(PYTHON) lacks venv; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
+	@test -x $(BIN)/python || test "$$(df -Pm . | awk 'NR==2 {print $$4}')" -ge $(DISK_MB) || \
+		{ echo "error: $(DISK_MB) MB of free disk are needed here for the Python packages"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (a few minutes the first time) …"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' || \
+		{ echo "error: installing failed, see above"; exit 1; }
+	@touch $(STAMP)

@@ -1,0 +1,33 @@
+"""Shared by all tests: one thread per process, and nbval made to run cells as Jupyter does."""
+
+import os
+from pathlib import Path
+
+from kexue_lab.notebooks import KERNEL_ENVIRONMENT
+
+BUILD = Path(__file__).parent / "build"
+
+# Before anything starts a thread or a kernel; kernels inherit it.
+for name, value in KERNEL_ENVIRONMENT.items():
+    os.environ.setdefault(name, value)
+# Ledgers and pictures of a test run go here, not into the course.
+os.environ.setdefault("KEXUE_CLAIMS_DIR", str(BUILD / "claims"))
+os.environ.setdefault("KEXUE_FIGURES_DIR", str(BUILD / "figures"))
+
+
+def _run_cells_as_jupyter_does() -> None:
+    """Keep history: without it IPython ignores a trailing semicolon and shows the value."""
+    try:
+        from nbval.kernel import RunningKernel
+    except ImportError:
+        return
+
+    def execute_cell_input(self, cell_input, allow_stdin=None):
+        return self.kc.execute(
+            cell_input, store_history=True, allow_stdin=allow_stdin, stop_on_error=False
+        )
+
+    RunningKernel.execute_cell_input = execute_cell_input
+
+
+_run_cells_as_jupyter_does()

@@ -1,0 +1,191 @@
+"""The command `kexue-lab`: list, open, run, new, refresh."""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kexue_lab.catalog import SERIES, Article, UnknownArticle, catalog, find
+from kexue_lab.course import course_root, notebook_path, solutions_path
+
+_TAIL = 12
+
+
+class _Failure(Exception):
+    """Ends the command with one clear message."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except (_Failure, UnknownArticle, FileNotFoundError) as error:
+        print(f"kexue-lab: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kexue-lab", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    listing = commands.add_parser("list", help="the articles: finished and planned")
+    listing.set_defaults(command=_list)
+
+    opening = commands.add_parser("open", help="open an article (or the map) in JupyterLab")
+    opening.add_argument("article", nargs="?", metavar="ARTICLE")
+    opening.set_defaults(command=_open)
+
+    running = commands.add_parser("run", help="execute articles; keep executed copies and HTML")
+    running.add_argument("articles", nargs="+", metavar="ARTICLE")
+    running.add_argument(
+        "-p",
+        "--parameter",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="set a parameter of the notebook: SEED, DEVICE or SCALE",
+    )
+    running.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("runs"),
+        metavar="FOLDER",
+        help="where the copies go (default: %(default)s)",
+    )
+    running.set_defaults(command=_run)
+
+    making = commands.add_parser("new", help="lay down the skeleton of a planned article")
+    making.add_argument("article", metavar="ARTICLE")
+    making.set_defaults(command=_new)
+
+    refreshing = commands.add_parser(
+        "refresh", help="execute notebooks in place, in normal form; update index and README"
+    )
+    refreshing.add_argument("articles", nargs="*", metavar="ARTICLE")
+    refreshing.set_defaults(command=_refresh)
+    return parser
+
+
+def _list(_options: argparse.Namespace) -> int:
+    articles = catalog().values()
+    for series in SERIES:
+        print(series)
+        for article in (a for a in articles if a.series == series):
+            state = f"{article.seconds:>4} s" if article.finished else "planned"
+            print(f"  {state:>7}  {article.name.split('/')[1]:<28} {article.title}")
+    done = sum(article.finished for article in articles)
+    print(f"{done} finished, {len(articles) - done} planned")
+    return 0
+
+
+def _open(options: argparse.Namespace) -> int:
+    if options.article is None:
+        path = course_root() / "notebooks" / "index.ipynb"
+    else:
+        path = notebook_path(_finished(options.article).name)
+    command = [sys.executable, "-m", "jupyterlab", str(path)]
+    if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+        print("No screen here: open the address below in a browser.", flush=True)
+        command.append("--no-browser")
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")
+    return subprocess.run(command, check=False).returncode
+
+
+def _run(options: argparse.Namespace) -> int:
+    articles = [_finished(name) for name in options.articles]
+    parameters = {name: _value(text) for name, text in options.parameter}
+    return max([_run_one(article, parameters, options.output) for article in articles])
+
+
+def _run_one(article: Article, parameters: dict[str, Any], output: Path) -> int:
+    import papermill
+
+    from kexue_lab.notebooks import KERNEL_ENVIRONMENT
+
+    source = notebook_path(article.name)
+    known = papermill.inspect_notebook(str(source))
+    for name in parameters:
+        if name not in known:
+            raise _Failure(f"{article.name} has no parameter {name}; it has {', '.join(known)}")
+    copy = output / f"{article.name}.ipynb"
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    # A run with other parameters must not overwrite the course's own pictures.
+    os.environ.update(KERNEL_ENVIRONMENT, KEXUE_FIGURES_DIR=str((output / "figures").resolve()))
+    print(article.name, flush=True)
+    status = 0
+    try:
+        papermill.execute_notebook(
+            str(source), str(copy), parameters, cwd=str(source.parent), kernel_name="python3"
+        )
+    except papermill.PapermillExecutionError as error:
+        lines = error.evalue.splitlines()
+        print(f"FAILED in cell {error.exec_count}: {error.ename}", file=sys.stderr)
+        print("\n".join(f"  {line}" for line in lines[:_TAIL]), file=sys.stderr)
+        status = 1
+    page = _write_html(copy)
+    print(f"  {copy}\n  {page}")
+    return status
+
+
+def _write_html(notebook: Path) -> Path:
+    from nbconvert import HTMLExporter
+
+    body, _ = HTMLExporter().from_filename(str(notebook))
+    page = notebook.with_suffix(".html")
+    page.write_text(body, "utf8")
+    return page
+
+
+def _new(options: argparse.Namespace) -> int:
+    from kexue_lab.skeleton import lay_down
+
+    article = find(options.article)
+    if article.finished:
+        raise _Failure(f"{article.name} is finished already")
+    try:
+        paths = lay_down(article, course_root())
+    except FileExistsError as error:
+        raise _Failure(str(error)) from error
+    for path in paths:
+        print(path.relative_to(course_root()))
+    return 0
+
+
+def _refresh(options: argparse.Namespace) -> int:
+    from kexue_lab.notebooks import refresh
+    from kexue_lab.pages import write_pages
+
+    articles = [find(name) for name in options.articles]
+    write_pages()
+    for article in articles or [a for a in catalog().values() if a.finished]:
+        for path in (notebook_path(article.name), solutions_path(article.name)):
+            print(f"{refresh(path):6.1f} s  {path.relative_to(course_root())}", flush=True)
+    return 0
+
+
+def _finished(name: str) -> Article:
+    article = find(name)
+    if not article.finished:
+        raise _Failure(f"{article.name} is planned, not finished yet; see `kexue-lab list`")
+    return article
+
+
+def _value(text: str) -> Any:
+    """A parameter's value as Python reads it: a number where it is one, else the text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

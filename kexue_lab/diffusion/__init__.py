@@ -1,0 +1,1 @@
+"""Diffusion models: schedules, samplers, variances and their exact solutions."""

@@ -1,0 +1,189 @@
+"""A figure with sliders: `explore(draw, sigma=(0.1, 2.0), steps=[1, 5, 25])`."""
+
+import base64
+import html
+import inspect
+import io
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ipywidgets as widgets
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+_explorers: dict[str, "Explorer"] = {}
+_ROUNDS = 2
+
+
+def explore(draw: Callable[..., Figure], **controls: Any) -> "Explorer":
+    """Show `draw`'s figure above one control per argument, and redraw it when one moves.
+
+    Args:
+        draw: takes the controls' values by name and returns a matplotlib figure; its default
+            arguments are where the controls start. It may return the same figure each time,
+            with its artists updated, which is faster than a new one.
+        controls: ipywidgets' abbreviations by argument name: `(low, high)` or
+            `(low, high, step)` for a slider, a list or dict for a dropdown, a bool for a toggle,
+            or any widget with a value.
+
+    Raises:
+        TypeError: if `draw` is not callable or does not return a figure.
+        ValueError: if a control names no argument of `draw`, or makes no widget.
+    """
+    if not callable(draw):
+        raise TypeError(f"draw must be a function, got {type(draw).__name__}")
+    explorer = Explorer(draw, controls)
+    _explorers[draw.__qualname__] = explorer
+    return explorer
+
+
+def measure_explorers() -> list[dict[str, Any]]:
+    """`Explorer.measure` of every explorer that this process has made."""
+    return [explorer.measure() for explorer in _explorers.values()]
+
+
+class Explorer:
+    """Controls, and the picture that answers to them; made by `explore`.
+
+    Where there is no front end for widgets, the picture at the starting values stands in place.
+    """
+
+    def __init__(self, draw: Callable[..., Figure], controls: dict[str, Any]) -> None:
+        self.draw = draw
+        self.controls = _as_widgets(draw, controls)
+        self._image = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
+        self._error = widgets.HTML()
+        self._image.value = self.render(**self.values())
+        for control in self.controls.values():
+            control.observe(self._update, names="value")
+        self.panel = widgets.VBox(
+            [
+                widgets.HBox(
+                    list(self.controls.values()), layout=widgets.Layout(flex_flow="row wrap")
+                ),
+                self._error,
+                self._image,
+            ]
+        )
+
+    def values(self) -> dict[str, Any]:
+        """The controls' present values by name."""
+        return {name: control.value for name, control in self.controls.items()}
+
+    def render(self, **values: Any) -> bytes:
+        """Draw the figure at `values` and return it as PNG."""
+        figure = self.draw(**values)
+        if not isinstance(figure, Figure):
+            raise TypeError(f"draw must return a matplotlib figure, got {type(figure).__name__}")
+        # Closed at once: a figure left open would be shown a second time below the cell.
+        plt.close(figure)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=96, pil_kwargs={"compress_level": 1})
+        return buffer.getvalue()
+
+    def _update(self, _change: object) -> None:
+        try:
+            self._image.value = self.render(**self.values())
+            self._error.value = ""
+        except Exception as error:
+            self._error.value = (
+                f'<b style="color:#D55E00">draw raised {type(error).__name__}: '
+                f"{html.escape(str(error))}</b>"
+            )
+
+    def points(self) -> Iterator[dict[str, Any]]:
+        """The corners of the controls' ranges, and the middle."""
+        ends = {name: _ends(control) for name, control in self.controls.items()}
+        for corner in itertools.product(*ends.values()):
+            yield dict(zip(ends, corner, strict=True))
+        yield {name: _middle(control) for name, control in self.controls.items()}
+
+    def measure(self) -> dict[str, Any]:
+        """Draw at every point of `points` and time it.
+
+        Returns:
+            name, number of points, and the medians in milliseconds of a whole redraw (picture
+            included) and of `draw` alone.
+
+        Raises:
+            RuntimeError: naming the values at which `draw` failed.
+        """
+        redraws, draws = [], []
+        for values in self.points():
+            for _ in range(_ROUNDS):
+                try:
+                    start = time.perf_counter()
+                    plt.close(self.draw(**values))
+                    drawn = time.perf_counter()
+                    self.render(**values)
+                    done = time.perf_counter()
+                except Exception as error:
+                    raise RuntimeError(f"{self.draw.__qualname__} fails at {values}") from error
+                draws.append(1e3 * (drawn - start))
+                redraws.append(1e3 * (done - drawn))
+        return {
+            "name": self.draw.__qualname__,
+            "points": len(redraws) // _ROUNDS,
+            "redraw_ms": statistics.median(redraws),
+            "draw_ms": statistics.median(draws),
+        }
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name} = {value}" for name, value in self.values().items())
+        return f"Explorer({self.draw.__name__}: {values})"
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        return {
+            **self.panel._repr_mimebundle_(),
+            "image/png": base64.b64encode(self._image.value).decode(),
+            "text/plain": repr(self),
+        }
+
+
+def _as_widgets(draw: Callable[..., Figure], controls: dict[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(draw).parameters
+    made = {}
+    for name, abbreviation in controls.items():
+        if name not in parameters:
+            raise ValueError(f"{draw.__name__} has no argument {name!r}")
+        control = widgets.interactive.widget_from_abbrev(abbreviation, parameters[name].default)
+        if control is None or not hasattr(control, "value"):
+            raise ValueError(f"control {name!r} is no abbreviation of a widget: {abbreviation!r}")
+        if not control.description:
+            control.description = name.replace("_", " ")
+        control.style.description_width = "initial"
+        made[name] = control
+    missing = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and name not in controls
+    ]
+    if missing:
+        raise ValueError(f"{draw.__name__} needs a control for {', '.join(missing)}")
+    return made
+
+
+def _ends(control: Any) -> list[Any]:
+    if hasattr(control, "options"):
+        options = _options(control)
+        return [options[0], options[-1]] if len(options) > 1 else options
+    if hasattr(control, "min"):
+        return [control.min, control.max]
+    return [False, True] if isinstance(control.value, bool) else [control.value]
+
+
+def _middle(control: Any) -> Any:
+    if hasattr(control, "options"):
+        options = _options(control)
+        return options[len(options) // 2]
+    if hasattr(control, "min"):
+        middle = (control.min + control.max) / 2
+        return int(middle) if isinstance(control.value, int) else middle
+    return control.value
+
+
+def _options(control: Any) -> list[Any]:
+    return [value for _, value in control._options_full]

@@ -1,0 +1,78 @@
+"""One plot style for all notebooks, and the place where their pictures are saved."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import matplotlib as mpl
+from cycler import cycler
+
+from kexue_lab.course import course_root
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart (Nature Methods 8:441, 2011).
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#F0E442",
+    "#000000",
+)
+GREY = "#8A8A8A"
+
+
+def use_style() -> None:
+    """Set matplotlib's defaults for every figure of the course."""
+    mpl.rcParams.update(
+        {
+            "axes.axisbelow": True,
+            "axes.grid": True,
+            "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK]),
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "axes.titlesize": "medium",
+            "figure.dpi": 96,
+            "figure.figsize": (6.4, 3.8),
+            "font.size": 10.5,
+            "grid.alpha": 0.25,
+            "image.cmap": "viridis",
+            "legend.frameon": False,
+            "legend.fontsize": "small",
+            "lines.linewidth": 1.8,
+            "savefig.dpi": 144,
+            "svg.hashsalt": "kexue_lab",
+        }
+    )
+
+
+def save_figure(
+    figure: "Figure", article: str, name: str, *, format: Literal["svg", "png"] = "svg"
+) -> Path:
+    """Save a figure as `figures/<series>/<article>-<name>.<format>` and return its path.
+
+    The same figure gives the same bytes: neither date nor random ids are stored. Use "png" for
+    pictures with thousands of marks, where SVG becomes large. `KEXUE_FIGURES_DIR` names another
+    folder than the course's `figures/`.
+
+    Args:
+        figure: a matplotlib figure.
+        article: the article's name, such as "mathematics/em".
+        name: a short name in lower case, such as "convergence".
+        format: "svg" or "png".
+
+    Raises:
+        ValueError: for another format.
+    """
+    if format not in ("svg", "png"):
+        raise ValueError(f'format must be "svg" or "png", got {format!r}')
+    folder = Path(os.environ.get("KEXUE_FIGURES_DIR") or course_root() / "figures")
+    path = folder / f"{article}-{name}.{format}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"Date": None} if format == "svg" else {"Software": None}
+    figure.savefig(path, bbox_inches="tight", metadata=metadata)
+    return path

@@ -1,0 +1,1 @@
+"""Probability, combinatorics and differential equations."""

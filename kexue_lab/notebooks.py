@@ -1,0 +1,109 @@
+"""Execute notebooks and store them in one normal form."""
+
+import hashlib
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+
+# One thread per kernel: quicker than oversubscribed cores, and float32 results repeat.
+# No progress bars: they would stay behind in the stored outputs.
+KERNEL_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TQDM_DISABLE": "1",
+}
+_WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+def execute(path: Path, timeout: int = 600) -> Any:
+    """Run a notebook top to bottom in a fresh kernel and return it; the file stays as it is.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: if a cell fails.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+        store_widget_state=False,
+    )
+    return client.execute(env=os.environ | KERNEL_ENVIRONMENT)
+
+
+def normalise(notebook: Any) -> Any:
+    """Bring a notebook to its normal form, in place: only real changes show in a diff.
+
+    Cell ids come from the cells' sources, counts are 1..n; widget views, timings and other
+    metadata are dropped, so that two executions give the same file.
+    """
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {
+                "display_name": "Python 3 (ipykernel)",
+                "language": "python",
+                "name": "python3",
+            },
+            "language_info": {"name": "python"},
+        }
+    )
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    seen: dict[str, int] = {}
+    count = 0
+    for cell in notebook.cells:
+        cell.id = _cell_id(cell, seen)
+        tags = cell.metadata.get("tags")
+        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        if cell.cell_type == "code":
+            executed = cell.execution_count is not None
+            count += executed
+            cell.execution_count = count if executed else None
+            cell.outputs = [_normal_output(o, cell.execution_count) for o in _merged(cell.outputs)]
+    return notebook
+
+
+def _cell_id(cell: Any, seen: dict[str, int]) -> str:
+    digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:10]
+    seen[digest] = seen.get(digest, 0) + 1
+    return digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+
+
+def _merged(outputs: list[Any]) -> list[Any]:
+    """Join neighbouring pieces of one stream: where they break depends on timing."""
+    merged: list[Any] = []
+    for output in outputs:
+        if (
+            merged
+            and output.output_type == "stream"
+            and merged[-1].output_type == "stream"
+            and merged[-1].name == output.name
+        ):
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    return merged
+
+
+def _normal_output(output: Any, count: int | None) -> Any:
+    if "metadata" in output:
+        output.metadata = nbformat.from_dict({})
+    if "execution_count" in output:
+        output.execution_count = count
+    if "data" in output:
+        output.data.pop(_WIDGET_VIEW, None)
+    return output
+
+
+def refresh(path: Path) -> float:
+    """Execute a notebook, store it in normal form, and return the seconds it took."""
+    start = time.perf_counter()
+    notebook = normalise(execute(path))
+    seconds = time.perf_counter() - start
+    nbformat.write(notebook, path)
+    return seconds

@@ -1,0 +1,198 @@
+"""The one training loop: several seeds at once, a progress bar, and a stop at the first nan."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
+from tqdm.auto import tqdm
+
+Batch = tuple[Tensor, ...]
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss of at least one seed became nan or infinite."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What `fit` returns.
+
+    Attributes:
+        models: one trained module per seed, in evaluation mode.
+        losses: loss before each step, shape (steps, seeds).
+        monitored: what `monitor` returned, shape (records, seeds); empty without a monitor.
+        monitored_steps: the number of steps done at each record.
+    """
+
+    models: list[nn.Module]
+    losses: Tensor
+    monitored: Tensor
+    monitored_steps: list[int]
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """The device to train on: "auto" takes a CUDA or Apple GPU if there is one, else the CPU."""
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
+    """A random generator of its own for `seed`, so that nothing depends on global state."""
+    return torch.Generator(device).manual_seed(seed)
+
+
+def fit(
+    make_model: Callable[[torch.Generator], nn.Module],
+    make_batch: Callable[[torch.Generator], Batch],
+    loss: Callable[..., Tensor],
+    *,
+    seeds: Sequence[int] = (0,),
+    steps: int,
+    learning_rate: float | Callable[[float], float] = 1e-3,
+    device: str = "auto",
+    vectorize: bool = True,
+    monitor: Callable[[Callable[..., Any]], Tensor] | None = None,
+    monitor_every: int = 1,
+    progress: bool = True,
+) -> Fit:
+    """Train one model per seed with Adam (Kingma and Ba, arXiv:1412.6980), all seeds at once.
+
+    The seeds share each step as one batched computation (`torch.func.vmap` over stacked
+    parameters). Adam works entry by entry, so every seed goes exactly the way it would go alone.
+    For a small network on a CPU this is faster than one after the other.
+
+    Args:
+        make_model: builds a seed's module; all its randomness comes from the generator. (Layers
+            of `torch.nn`, which draw from torch's global state, are seeded as well.)
+        make_batch: draws a step's tensors on the CPU from the seed's generator, of the same
+            shapes at every call.
+        loss: `loss(model, *batch)`, a scalar; `model` is called like the module.
+        seeds: distinct integers.
+        steps: number of steps, positive.
+        learning_rate: a number, or a function of the progress from 0 to 1.
+        device: as in `pick_device`.
+        vectorize: False trains one seed after the other, for modules `vmap` cannot handle.
+        monitor: `monitor(model)`, a scalar recorded without gradients before the first step,
+            then every `monitor_every` steps, and after the last.
+        monitor_every: see `monitor`.
+        progress: show a progress bar, which leaves nothing behind.
+
+    Raises:
+        ValueError: for no seeds, equal seeds, or `steps` or `monitor_every` below 1.
+        TrainingDiverged: naming the step and the seeds whose loss is not finite.
+    """
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds must be distinct and at least one, got {list(seeds)}")
+    if steps < 1 or monitor_every < 1:
+        raise ValueError(f"steps and monitor_every must be positive, got {steps}, {monitor_every}")
+    target = pick_device(device)
+    generators = [generator(seed) for seed in seeds]
+    models = [
+        _build(make_model, g, seed).to(target) for g, seed in zip(generators, seeds, strict=True)
+    ]
+    ensemble = _Stacked(models) if vectorize and len(models) > 1 else _OneByOne(models)
+    optimizer = torch.optim.Adam(ensemble.parameters, foreach=True)
+    losses, monitored, monitored_steps = [], [], []
+
+    def record(step: int) -> None:
+        if monitor is not None:
+            with torch.no_grad():
+                monitored.append(ensemble.call(monitor, ()).detach().cpu())
+            monitored_steps.append(step)
+
+    for step in tqdm(range(steps), disable=not progress, leave=False, desc="training"):
+        if step % monitor_every == 0:
+            record(step)
+        _set_rate(optimizer, learning_rate, step / steps)
+        batches = [make_batch(g) for g in generators]
+        per_seed = ensemble.call(loss, _stacked(batches, target))
+        _stop_if_diverged(per_seed, step, seeds)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(per_seed.sum())
+        optimizer.step()
+        losses.append(per_seed.detach().cpu())
+    record(steps)
+    ensemble.write_back()
+    return Fit(
+        [model.eval() for model in models],
+        torch.stack(losses),
+        torch.stack(monitored) if monitored else torch.empty(0, len(models)),
+        monitored_steps,
+    )
+
+
+class _OneByOne:
+    """The seeds' modules themselves, called in turn."""
+
+    def __init__(self, models: list[nn.Module]) -> None:
+        self._models = models
+        self.parameters = [p for model in models for p in model.parameters()]
+
+    def call(self, function: Callable[..., Tensor], batch: Batch) -> Tensor:
+        return torch.stack(
+            [function(model, *(b[i] for b in batch)) for i, model in enumerate(self._models)]
+        )
+
+    def write_back(self) -> None:
+        """The modules were trained in place."""
+
+
+class _Stacked:
+    """Several seeds: stacked parameters, called through `vmap`."""
+
+    def __init__(self, models: list[nn.Module]) -> None:
+        self._models = models
+        self._state, self._buffers = stack_module_state(models)
+        self.parameters = list(self._state.values())
+
+    def call(self, function: Callable[..., Tensor], batch: Batch) -> Tensor:
+        def one(state: dict[str, Tensor], buffers: dict[str, Tensor], *tensors: Tensor) -> Tensor:
+            def model(*args: Any, **kwargs: Any) -> Any:
+                return functional_call(self._models[0], (state, buffers), args, kwargs)
+
+            return function(model, *tensors)
+
+        result: Tensor = torch.vmap(one, randomness="different")(self._state, self._buffers, *batch)
+        return result
+
+    def write_back(self) -> None:
+        with torch.no_grad():
+            for index, model in enumerate(self._models):
+                for name, parameter in model.named_parameters():
+                    parameter.copy_(self._state[name][index])
+
+
+def _build(
+    make_model: Callable[[torch.Generator], nn.Module], g: torch.Generator, seed: int
+) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make_model(g).train()
+
+
+def _stacked(batches: list[Batch], device: torch.device) -> Batch:
+    return tuple(torch.stack(tensors).to(device) for tensors in zip(*batches, strict=True))
+
+
+def _set_rate(
+    optimizer: torch.optim.Optimizer, rate: float | Callable[[float], float], progress: float
+) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate(progress) if callable(rate) else rate
+
+
+def _stop_if_diverged(per_seed: Tensor, step: int, seeds: Sequence[int]) -> None:
+    finite = torch.isfinite(per_seed.detach()).tolist()
+    if not all(finite):
+        bad = [seed for seed, ok in zip(seeds, finite, strict=True) if not ok]
+        raise TrainingDiverged(
+            f"the loss is not finite at step {step} for seed(s) {bad}; try a smaller learning rate"
+        )
