@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -340,8 +341,8 @@ class Claims:
     def ledger(self) -> "Ledger":
         """Return the table of all claims, for the notebook's last cell.
 
-        With the environment variable `KEXUE_CLAIMS_DIR` set, also writes the claims (and what
-        the notebook's explorers measure) there as JSON.
+        With the environment variable `KEXUE_CLAIMS_DIR` set, also writes there as JSON: the
+        claims, the processor time so far, and what the notebook's explorers measure.
 
         Raises:
             ClaimRefused: if nothing was claimed.
@@ -356,11 +357,13 @@ class Claims:
     def _write(self, directory: Path) -> None:
         from kexue_lab.explore import measure_explorers
 
+        cpu_seconds = time.process_time()
         target = directory / f"{self.article}.json"
         target.parent.mkdir(parents=True, exist_ok=True)
         record = {
             "article": self.article,
             "claims": [asdict(claim) for claim in self.entries],
+            "cpu_seconds": round(cpu_seconds, 2),
             "explorers": measure_explorers(),
         }
         target.write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf8")

@@ -1,0 +1,16 @@
+"""Fixtures that run a test for every finished article."""
+
+from typing import Any
+
+import pytest
+from reports import finished, read_report
+
+
+@pytest.fixture(params=finished())
+def article(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def report(article) -> dict[str, Any]:
+    return read_report(article)

@@ -1,0 +1,264 @@
+"""The contract that every notebook keeps."""
+
+import ast
+import copy
+import importlib
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+from reports import finished
+
+from kexue_lab.catalog import catalog, find
+from kexue_lab.course import notebook_path, solutions_path
+from kexue_lab.exercises import exercises_of
+from kexue_lab.notebooks import normalise
+from kexue_lab.pages import index_notebook, readme_with_table
+from kexue_lab.skeleton import SECTIONS
+
+ROOT = Path(__file__).parents[1]
+IMPORT_NAMES = {"scikit-learn": "sklearn", "ipython": "IPython"}
+FORBIDDEN = {
+    "an address": r"0x[0-9a-f]{6,}",
+    "a path": r"(?<!\w)/(?:home|root|tmp|usr|Users|opt|var|work|mnt)/",
+    "a path of Windows": r"[A-Z]:\\\\",
+    "a duration": r"\d ?(?:ms|µs|seconds?|minutes?)\b|\d\d:\d\d:\d\d",
+}
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@pytest.fixture
+def notebook(article):
+    return read(notebook_path(article))
+
+
+@pytest.fixture
+def both(article, notebook):
+    return [notebook, read(solutions_path(article))]
+
+
+def trees(notebook):
+    return [ast.parse(cell.source) for cell in code_cells(notebook)]
+
+
+def text_outputs(notebook):
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            yield output.get("text", "")
+            for mime, data in output.get("data", {}).items():
+                if mime.startswith("text/"):
+                    yield data
+
+
+def test_the_catalogue_and_the_files_agree():
+    stored = {
+        str(path.relative_to(ROOT / "notebooks").with_suffix(""))
+        for path in (ROOT / "notebooks").glob("*/*.ipynb")
+    }
+    assert stored == set(finished()), "a finished notebook states its seconds in catalog.toml"
+
+
+def test_every_file_of_the_article_exists(article):
+    series, slug = article.split("/")
+    files = [
+        f"kexue_lab/{article}.py",
+        f"kexue_lab/{article}_exercises.py",
+        f"tests/{series}/test_{slug}.py",
+        f"notebooks/solutions/{article}.ipynb",
+    ]
+    missing = [file for file in files if not (ROOT / file).is_file()]
+    assert not missing
+    assert list((ROOT / "figures" / series).glob(f"{slug}-*")), "no picture saved"
+
+
+def test_it_begins_with_both_titles_and_the_source(article, notebook):
+    first = notebook.cells[0]
+    entry = find(article)
+    assert first.cell_type == "markdown"
+    assert first.source.startswith(f"# {entry.title}\n")
+    assert entry.title_zh in first.source
+    assert entry.source in first.source
+    for word in ("**Read first:**", "**Run time:**", "**Papers:**"):
+        assert word in first.source
+
+
+def test_its_sections_stand_in_order(notebook):
+    headings = [
+        line.removeprefix("## ").strip()
+        for cell in notebook.cells
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+        if line.startswith("## ")
+    ]
+    assert tuple(headings) == SECTIONS
+
+
+def test_its_parameters_stand_second(notebook):
+    cell = code_cells(notebook)[1]
+    assert cell.metadata.get("tags") == ["parameters"]
+    names = [target.id for node in ast.parse(cell.source).body for target in node.targets]
+    assert names == ["SEED", "DEVICE", "SCALE"]
+    assert sum("parameters" in c.metadata.get("tags", []) for c in notebook.cells) == 1
+
+
+def test_every_cell_was_executed_in_order_without_error(both):
+    for notebook in both:
+        cells = code_cells(notebook)
+        assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+        kinds = {output.output_type for cell in cells for output in cell.outputs}
+        assert "error" not in kinds
+        assert not any(
+            output.get("name") == "stderr" for cell in cells for output in cell.outputs
+        ), "warnings on stderr"
+
+
+def test_no_time_path_or_address_is_stored(both):
+    for notebook in both:
+        for text in text_outputs(notebook):
+            for name, pattern in FORBIDDEN.items():
+                match = re.search(pattern, text)
+                assert match is None, f"{name}: {text[max(0, match.start() - 40) : match.end()]!r}"
+
+
+def test_imports_stand_in_the_first_cell_and_are_declared(both):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]
+    declared = {re.match(r"[\w-]+", line)[0].lower() for line in project["dependencies"]}
+    allowed = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in declared}
+    allowed |= sys.stdlib_module_names | {"kexue_lab"}
+    for notebook in both:
+        first, *rest = trees(notebook)
+        for tree in rest:
+            for node in ast.walk(tree):
+                assert not isinstance(node, (ast.Import, ast.ImportFrom)), ast.unparse(node)
+        for node in ast.walk(first):
+            if isinstance(node, ast.Import):
+                roots = {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                roots = {node.module.split(".")[0]}
+            else:
+                continue
+            assert roots <= allowed, ast.unparse(node)
+
+
+def test_every_library_name_it_uses_exists_and_is_public(both):
+    for notebook in both:
+        first, *rest = trees(notebook)
+        modules = {}
+        for node in ast.walk(first):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("kexue_lab"):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    assert not alias.name.startswith("_"), alias.name
+                    assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
+            elif isinstance(node, ast.Import):
+                for alias in node.names:
+                    if alias.name.startswith("kexue_lab"):
+                        modules[alias.asname or alias.name] = importlib.import_module(alias.name)
+        for tree in rest:
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                    module = modules.get(node.value.id)
+                    if module is not None:
+                        assert not node.attr.startswith("_"), node.attr
+                        assert hasattr(module, node.attr), f"{module.__name__}.{node.attr}"
+
+
+def test_code_cells_are_short(notebook):
+    lengths = [len(cell.source.splitlines()) for cell in code_cells(notebook)]
+    assert max(lengths) <= 60
+    assert sum(length > 30 for length in lengths) <= 0.2 * len(lengths)
+
+
+def test_prose_outweighs_code(notebook):
+    words = sum(len(c.source.split()) for c in notebook.cells if c.cell_type == "markdown")
+    assert words >= 1200
+
+
+def test_its_claims_hold_and_near_misses_are_refuted(article, notebook, report):
+    kinds = [claim["kind"] for claim in report["claims"]]
+    assert report["article"] == article
+    assert kinds.count("refuted") >= 2
+    assert kinds.count("proved") >= 5
+    assert "checked" in kinds
+    assert code_cells(notebook)[-1].source == "claims.ledger()"
+    stored = code_cells(notebook)[-1].outputs[0]["data"]["text/plain"]
+    assert stored.startswith(f"{len(kinds)} claims: "), "the stored ledger is another one"
+
+
+def test_its_explorers_answer_quickly(report):
+    assert report["explorers"]
+    for explorer in report["explorers"]:
+        assert explorer["points"] >= 3
+        assert explorer["redraw_ms"] < 100, explorer
+        assert explorer["draw_ms"] < 30, explorer
+
+
+def test_it_runs_within_its_time(article, report):
+    assert report["cpu_seconds"] < 45
+    assert report["cpu_seconds"] < 2 * find(article).seconds + 5, "state seconds in catalog.toml"
+
+
+def test_its_exercises_are_there_and_solved(article, both):
+    numbers = list(exercises_of(article))
+    assert 3 <= len(numbers) <= 6
+    notebook, solutions = both
+    for n in numbers:
+        call = f'exercise("{article}", {n}).check('
+        assert any(call in cell.source for cell in code_cells(notebook))
+        assert any(call in cell.source for cell in code_cells(solutions))
+    unsolved = [t for t in text_outputs(notebook) if t.startswith("○ Exercise")]
+    solved = [t for t in text_outputs(solutions) if t.startswith("✓ Exercise")]
+    assert len(unsolved) == len(solved) == len(numbers)
+
+
+EXERCISES = [(name, number) for name in finished() for number in exercises_of(name)]
+
+
+@pytest.mark.parametrize(("name", "number"), EXERCISES)
+def test_an_exercise_accepts_its_solution_only(name, number):
+    task = exercises_of(name)[number]
+    right = task.check(task.solution)
+    assert right.passed is True, right
+    assert task.mistakes, "name at least one likely mistake"
+    for mistake in task.mistakes:
+        feedback = task.check(mistake.answer)
+        assert feedback.passed is False, f"{mistake.name} was accepted"
+        assert feedback.lines[-1] == f"hint: {mistake.hint}", f"{mistake.name}: {feedback}"
+
+
+@pytest.mark.parametrize(("name", "number"), EXERCISES)
+def test_an_exercise_rejects_nonsense(name, number):
+    task = exercises_of(name)[number]
+
+    def fails(*_):
+        raise ZeroDivisionError("a student's error")
+
+    for nonsense in (lambda *_: float("nan"), lambda *_: "six", lambda *_: None, lambda: 1, fails):
+        assert task.check(nonsense).passed is False
+    assert task.check(...).passed is None
+    assert task.check(lambda *_: 12345.678).passed is False
+
+
+def test_its_file_is_small_and_normal(article, both):
+    for path, notebook in zip((notebook_path(article), solutions_path(article)), both, strict=True):
+        assert path.stat().st_size < 2_000_000
+        again = normalise(copy.deepcopy(notebook))
+        assert nbformat.writes(again) == path.read_text("utf8").rstrip("\n")
+
+
+def test_readme_and_index_follow_the_catalogue():
+    readme = (ROOT / "README.md").read_text("utf8")
+    assert readme_with_table(readme) == readme, "run `make notebooks`"
+    stored = (ROOT / "notebooks" / "index.ipynb").read_text("utf8")
+    assert stored.rstrip("\n") == nbformat.writes(index_notebook()), "run `make notebooks`"
+    assert len(catalog()) == 38
