@@ -64,12 +64,10 @@ class Claim:
         return f"✓ {self.key} {self.kind}: {self.statement}{tail}"
 
     def _repr_markdown_(self) -> str:
-        lines = [f"✓ **{self.key}** · *{self.kind}* — {self.statement}"]
-        if self.formula:
-            lines.append(f"$${self.formula}$$")
+        line = f"✓ **{self.key}** · *{self.kind}* — {self.statement}"
         if self.detail:
-            lines.append(f"<small>{self.detail}</small>")
-        return "\n\n".join(lines)
+            line += f" <small>[{self.detail}]</small>"
+        return f"{line}\n\n$${self.formula}$$" if self.formula else line
 
 
 class Claims:
@@ -407,12 +405,11 @@ class Claims:
         domain: Domain | None,
         relation: str,
     ) -> None:
-        formula = f"{sp.latex(left)} {relation} {sp.latex(right)}"
         claim = Claim(
             key,
             kind,
             statement,
-            formula=formula if len(formula) <= _LONGEST_FORMULA else "",
+            formula=_formula(left, right, relation),
             lhs=sp.srepr(left),
             rhs=sp.srepr(right),
             domain=tuple(
@@ -480,6 +477,14 @@ def _mean_and_error(samples: Any, key: str) -> tuple[float, float]:
     if draws.size < 2:
         raise ClaimRefused(f"{key}: one draw has no standard error")
     return float(draws.mean()), float(draws.std(ddof=1) / math.sqrt(draws.size))
+
+
+def _formula(left: Any, right: Any, relation: str) -> str:
+    """The equation in LaTeX; none where it is too large to be read."""
+    if isinstance(left, sp.MatrixBase) and max(left.shape) > 4:
+        return ""
+    formula = f"{sp.latex(left)} {relation} {sp.latex(right)}"
+    return formula if len(formula) <= _LONGEST_FORMULA else ""
 
 
 def _decimals(error: float) -> int:

@@ -108,7 +108,7 @@ EXERCISES = (
             Mistake(
                 "the complement",
                 lambda n: Fraction(n, 2 ** (n - 1)),
-                "this is the probability that one piece exceeds one half: then there is no polygon.",
+                "this is the probability that one piece exceeds one half: no polygon then.",
             ),
         ),
     ),
