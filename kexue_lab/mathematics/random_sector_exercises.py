@@ -57,10 +57,8 @@ def _sector(n: int, turn: Fraction) -> Fraction | float:
 
 
 def _alternating_cdf(n: int, x: float) -> float:
-    terms = range(n + 1)
-    return math.fsum(
-        (-1) ** k * math.comb(n, k) * (1 - k * x) ** (n - 1) for k in terms if k * x < 1
-    )
+    signed = ((-1) ** k * math.comb(n, k) * (1 - k * x) ** (n - 1) for k in range(int(1 / x) + 1))
+    return float(sum(signed))
 
 
 def _square_pond(n: int, theta: float) -> float:
