@@ -36,8 +36,8 @@ clean:
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; none was found"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "error: Python 3.11 or newer is needed; $(PYTHON) is older"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "error: Python 3.11 or newer is needed; $(PYTHON) is none"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 		{ echo "error: $(PYTHON) lacks venv; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
 	@test -x $(BIN)/python || test "$$(df -Pm . | awk 'NR==2 {print $$4}')" -ge $(DISK_MB) || \

@@ -2,11 +2,10 @@
 
 import argparse
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from kexue_lab.catalog import SERIES, Article, UnknownArticle, catalog, find
 from kexue_lab.course import course_root, notebook_path, solutions_path
@@ -84,18 +83,20 @@ def _list(_options: argparse.Namespace) -> int:
     return 0
 
 
-def _open(options: argparse.Namespace) -> int:
-    if options.article is None:
-        path = course_root() / "notebooks" / "index.ipynb"
-    else:
-        path = notebook_path(_finished(options.article).name)
-    command = [sys.executable, "-m", "jupyterlab", str(path)]
+def _open(options: argparse.Namespace) -> NoReturn:
+    name = "index" if options.article is None else _finished(options.article).name
+    command = [
+        *(sys.executable, "-m", "jupyterlab"),
+        f"--ServerApp.root_dir={course_root()}",
+        f"--LabApp.default_url=/lab/tree/notebooks/{name}.ipynb",
+    ]
     if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
         print("No screen here: open the address below in a browser.", flush=True)
         command.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
-    return subprocess.run(command, check=False).returncode
+    # In place of this process, so that Ctrl-C reaches JupyterLab alone.
+    os.execv(sys.executable, command)
 
 
 def _run(options: argparse.Namespace) -> int:
