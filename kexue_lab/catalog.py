@@ -36,6 +36,7 @@ class Article:
         prerequisites: names of the articles to read first.
         papers: what to read beside it.
         seconds: run time of the finished notebook on one core; None while it is planned.
+        picture: file name in figures/<series>/ of the picture that stands for it.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Article:
     prerequisites: tuple[str, ...]
     papers: tuple[str, ...]
     seconds: int | None = None
+    picture: str = ""
 
     @property
     def series(self) -> str:

@@ -1,4 +1,4 @@
-"""The command `kexue-lab`: list, open, run, new, refresh."""
+"""The command `kexue-lab`: list, open, run, app, new, refresh."""
 
 import argparse
 import os
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
-    except (_Failure, UnknownArticle, FileNotFoundError) as error:
+    except (_Failure, UnknownArticle, FileNotFoundError, ModuleNotFoundError) as error:
         print(f"kexue-lab: {error}", file=sys.stderr)
         return 2
 
@@ -59,6 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     running.set_defaults(command=_run)
 
+    serving = commands.add_parser("app", help="serve an article's explorers as a page (Voilà)")
+    serving.add_argument("article", metavar="ARTICLE")
+    serving.add_argument("--port", type=int, default=8866, help="default: %(default)s")
+    serving.set_defaults(command=_app)
+
     making = commands.add_parser("new", help="lay down the skeleton of a planned article")
     making.add_argument("article", metavar="ARTICLE")
     making.set_defaults(command=_new)
@@ -90,13 +95,25 @@ def _open(options: argparse.Namespace) -> NoReturn:
         f"--ServerApp.root_dir={course_root()}",
         f"--LabApp.default_url=/lab/tree/notebooks/{name}.ipynb",
     ]
-    if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
-        print("No screen here: open the address below in a browser.", flush=True)
+    if not _has_screen():
         command.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
     # In place of this process, so that Ctrl-C reaches JupyterLab alone.
     os.execv(sys.executable, command)
+
+
+def _app(options: argparse.Namespace) -> NoReturn:
+    from kexue_lab.app import serve
+
+    serve(_finished(options.article), options.port, _has_screen())
+
+
+def _has_screen() -> bool:
+    if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+        print("No screen here: open the address below in a browser.", flush=True)
+        return False
+    return True
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -5,14 +5,18 @@ import html
 import inspect
 import io
 import itertools
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 _explorers: dict[str, "Explorer"] = {}
 _ROUNDS = 2
@@ -27,7 +31,7 @@ def explore(draw: Callable[..., Figure], **controls: Any) -> "Explorer":
             with its artists updated, which is faster than a new one.
         controls: ipywidgets' abbreviations by argument name: `(low, high)` or
             `(low, high, step)` for a slider, a list or dict for a dropdown, a bool for a toggle,
-            or any widget with a value.
+            or any widget with a value. The first one is what a static page steps through.
 
     Raises:
         TypeError: if `draw` is not callable or does not return a figure.
@@ -40,9 +44,46 @@ def explore(draw: Callable[..., Figure], **controls: Any) -> "Explorer":
     return explorer
 
 
+def all_explorers() -> list["Explorer"]:
+    """The explorers that this process has made, in that order."""
+    return list(_explorers.values())
+
+
 def measure_explorers() -> list[dict[str, Any]]:
     """`Explorer.measure` of every explorer that this process has made."""
     return [explorer.measure() for explorer in _explorers.values()]
+
+
+def save_frames(folder: Path, count: int = 16) -> None:
+    """Save every explorer's picture along its first control, for pages without a kernel.
+
+    Writes `<folder>/<draw's name>/00.png …` and `frames.json` with the control and its values; the
+    other controls stay where they start. Colours are reduced to 64, which keeps a frame near 10 KB.
+
+    Args:
+        folder: made if it does not exist.
+        count: at most so many frames for each explorer.
+    """
+    for order, (name, explorer) in enumerate(_explorers.items()):
+        target = folder / name
+        target.mkdir(parents=True, exist_ok=True)
+        control, *_ = explorer.controls
+        values = explorer.steps(control, count)
+        for number, value in enumerate(values):
+            picture = Image.open(
+                io.BytesIO(explorer.render(**explorer.values() | {control: value}))
+            )
+            reduced = picture.convert("RGB").quantize(64)
+            reduced.save(target / f"{number:02d}.png", optimize=True)
+        record = {
+            "number": order,
+            "control": explorer.controls[control].description,
+            "values": [f"{v:g}" if isinstance(v, (int, float)) else str(v) for v in values],
+            "start": values.index(
+                min(values, key=lambda v: _distance(v, explorer.values()[control]))
+            ),
+        }
+        (target / "frames.json").write_text(json.dumps(record, ensure_ascii=False), "utf8")
 
 
 class Explorer:
@@ -54,7 +95,9 @@ class Explorer:
     def __init__(self, draw: Callable[..., Figure], controls: dict[str, Any]) -> None:
         self.draw = draw
         self.controls = _as_widgets(draw, controls)
-        self._image = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
+        self._image = widgets.Image(
+            format="png", layout=widgets.Layout(max_width="100%", align_self="flex-start")
+        )
         self._error = widgets.HTML()
         self._image.value = self.render(**self.values())
         for control in self.controls.values():
@@ -100,6 +143,18 @@ class Explorer:
         for corner in itertools.product(*ends.values()):
             yield dict(zip(ends, corner, strict=True))
         yield {name: _middle(control) for name, control in self.controls.items()}
+
+    def steps(self, name: str, count: int) -> list[Any]:
+        """At most `count` values over the range of one control, its ends among them."""
+        control = self.controls[name]
+        if hasattr(control, "options"):
+            return _options(control)[:count]
+        if not hasattr(control, "min"):
+            return _ends(control)
+        positions = np.linspace(control.min, control.max, count)
+        if isinstance(control.value, int):
+            return sorted({round(position) for position in positions})
+        return [float(position) for position in positions]
 
     def measure(self) -> dict[str, Any]:
         """Draw at every point of `points` and time it.
@@ -164,6 +219,10 @@ def _as_widgets(draw: Callable[..., Figure], controls: dict[str, Any]) -> dict[s
     if missing:
         raise ValueError(f"{draw.__name__} needs a control for {', '.join(missing)}")
     return made
+
+
+def _distance(value: Any, start: Any) -> float:
+    return abs(value - start) if isinstance(value, (int, float)) else float(value != start)
 
 
 def _ends(control: Any) -> list[Any]:

@@ -20,18 +20,22 @@ KERNEL_ENVIRONMENT = {
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
-def execute(path: Path, timeout: int = 600) -> Any:
+def execute(path: Path) -> Any:
     """Run a notebook top to bottom in a fresh kernel and return it; the file stays as it is.
 
     Raises:
         nbclient.exceptions.CellExecutionError: if a cell fails.
     """
-    notebook = nbformat.read(path, as_version=4)
+    return execute_notebook(nbformat.read(path, as_version=4), path.parent)
+
+
+def execute_notebook(notebook: Any, folder: Path, timeout: int = 600) -> Any:
+    """Run a notebook that was read already in `folder`, as `execute` does."""
     client = NotebookClient(
         notebook,
         timeout=timeout,
         kernel_name="python3",
-        resources={"metadata": {"path": str(path.parent)}},
+        resources={"metadata": {"path": str(folder)}},
         store_widget_state=False,
     )
     return client.execute(env=os.environ | KERNEL_ENVIRONMENT)

@@ -78,7 +78,9 @@ def test_every_file_of_the_article_exists(article):
     ]
     missing = [file for file in files if not (ROOT / file).is_file()]
     assert not missing
-    assert list((ROOT / "figures" / series).glob(f"{slug}-*")), "no picture saved"
+    picture = find(article).picture
+    assert picture.startswith(f"{slug}-"), "name a picture in catalog.toml"
+    assert (ROOT / "figures" / series / picture).is_file(), "no such picture was saved"
 
 
 def test_it_begins_with_both_titles_and_the_source(article, notebook):

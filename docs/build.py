@@ -1,0 +1,325 @@
+"""Build the course as a static site: `python docs/build.py` writes build/site.
+
+The pages come from the stored outputs of the notebooks. Only the frames of the explorers are drawn
+here, by running each notebook once; they are kept in build/frames until something changes.
+"""
+
+import ast
+import hashlib
+import html
+import json
+import re
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from check_links import problems
+from nbformat.v4 import new_code_cell, new_markdown_cell
+from sphinx.cmd.build import main as sphinx_build
+
+from kexue_lab.catalog import SERIES, Article, catalog, next_articles
+from kexue_lab.claims import MEANING
+from kexue_lab.course import PACKAGE, course_root, notebook_path, solutions_path
+from kexue_lab.notebooks import execute_notebook
+
+ROOT = course_root()
+DOCS = ROOT / "docs"
+BUILD = ROOT / "build"
+STAGE, SITE, FRAMES = BUILD / "docs", BUILD / "site", BUILD / "frames"
+SHARED = ("claims", "exercises", "explore", "figures", "training", "catalog")
+CLAIM = re.compile(
+    r"✓ \*\*(?P<key>\w+)\*\* · \*(?P<kind>\w+)\* — (?P<statement>.*?)( <small>|\n|$)"
+)
+FRAME_LIMIT = 300_000
+SAVE_FRAMES = """\
+from pathlib import Path
+from kexue_lab.explore import save_frames
+save_frames(Path({folder!r}))"""
+
+
+def main() -> int:
+    """Stage the pages, run Sphinx with warnings as errors, and check every link."""
+    shutil.rmtree(STAGE, ignore_errors=True)
+    shutil.rmtree(SITE, ignore_errors=True)
+    STAGE.mkdir(parents=True)
+    shutil.copy(DOCS / "conf.py", STAGE)
+    shutil.copytree(DOCS / "_static", STAGE / "_static")
+    finished = [article for article in catalog().values() if article.finished]
+    claims = {article.name: stage_article(article) for article in finished}
+    stage_api()
+    write("verified.md", verified_page(claims))
+    write("index.md", start_page(finished))
+    status = sphinx_build(["-q", "-W", "--keep-going", "-b", "html", str(STAGE), str(SITE)])
+    broken = problems(SITE)
+    for problem in broken:
+        print(f"error: {problem}", file=sys.stderr)
+    if not status and not broken:
+        print(f"{SITE.relative_to(ROOT)}/index.html: {len(finished)} articles")
+    return int(bool(status or broken))
+
+
+def write(name: str, text: str) -> None:
+    """Write a page below the stage."""
+    path = STAGE / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf8")
+
+
+# --- one article -------------------------------------------------------------------------------
+
+
+def stage_article(article: Article) -> list[dict[str, str]]:
+    """Write the page of an article and return its claims."""
+    notebook = nbformat.read(notebook_path(article.name), as_version=4)
+    put_frames(notebook, article)
+    claims = anchor_claims(notebook)
+    fold_solutions(notebook, article)
+    notebook.cells.append(new_markdown_cell(functions_used(notebook, article)))
+    write(f"{article.name}.ipynb", nbformat.writes(notebook))
+    return claims
+
+
+def put_frames(notebook: Any, article: Article) -> None:
+    """Replace each explorer's standing picture by its frames and a slider."""
+    explorers = iter(sorted(draw_frames(article).iterdir(), key=_number))
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.get("data", {}).get("text/plain", "").startswith("Explorer("):
+                output["data"] = {"text/html": frames_html(next(explorers), article)}
+
+
+def _number(folder: Path) -> int:
+    number: int = json.loads((folder / "frames.json").read_text("utf8"))["number"]
+    return number
+
+
+def draw_frames(article: Article) -> Path:
+    """The folder with the article's frames, drawn anew if notebook or library have changed."""
+    folder = FRAMES / article.name
+    sources = [notebook_path(article.name), *sorted(PACKAGE.rglob("*.py"))]
+    state = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    stamp = folder.with_suffix(".sha256")
+    if not stamp.exists() or stamp.read_text() != state:
+        shutil.rmtree(folder, ignore_errors=True)
+        notebook = nbformat.read(notebook_path(article.name), as_version=4)
+        notebook.cells.append(new_code_cell(SAVE_FRAMES.format(folder=str(folder))))
+        execute_notebook(notebook, notebook_path(article.name).parent)
+        stamp.write_text(state)
+    return folder
+
+
+def frames_html(folder: Path, article: Article) -> str:
+    """The slider over the frames in `folder`, which are copied to the site."""
+    size = sum(frame.stat().st_size for frame in folder.glob("*.png"))
+    if size > FRAME_LIMIT:
+        raise ValueError(f"the frames of {folder} take {size} bytes, more than {FRAME_LIMIT}")
+    place = f"_static/frames/{article.name}/{folder.name}"
+    shutil.copytree(folder, STAGE / place, ignore=shutil.ignore_patterns("*.json"))
+    record = json.loads((folder / "frames.json").read_text("utf8"))
+    start, control = record["start"], html.escape(record["control"])
+    values = html.escape(json.dumps(record["values"], ensure_ascii=False))
+    return (
+        f'<div class="kx-frames" data-folder="../{place}" data-control="{control}" '
+        f'data-values="{values}">'
+        f'<img src="../{place}/{start:02d}.png" alt="the explorer\'s picture">'
+        f'<label><input type="range" min="0" max="{len(record["values"]) - 1}" value="{start}" '
+        f'aria-label="{control}"><output></output></label>'
+        "<p>These frames were drawn in advance. In JupyterLab every control can be moved: "
+        f"<code>kexue-lab open {article.name}</code></p></div>"
+    )
+
+
+def anchor_claims(notebook: Any) -> list[dict[str, str]]:
+    """Give every claim an anchor in the page, and return what it says."""
+    claims = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            text = output.get("data", {}).get("text/markdown", "")
+            match = CLAIM.match(text)
+            if match:
+                anchor = f"claim-{len(claims) + 1}"
+                output["data"]["text/markdown"] = f'<span id="{anchor}"></span>{text}'
+                claims.append({**match.groupdict(), "anchor": anchor})
+    return claims
+
+
+def fold_solutions(notebook: Any, article: Article) -> None:
+    """Put each worked solution, folded away, under the check of its exercise."""
+    solutions = worked_solutions(article)
+    cells = []
+    for cell in notebook.cells:
+        cells.append(cell)
+        match = re.search(r'exercise\("[^"]+", (\d+)\)\.check', cell.source)
+        if cell.cell_type == "code" and match:
+            cells.append(new_markdown_cell(solutions[int(match[1])]))
+        elif "../solutions/" in cell.source:
+            cell.source = re.sub(
+                r"Worked answers are in\s+\[solutions\]\([^)]*\)\.",
+                "A worked answer is folded under each.",
+                cell.source,
+            )
+    notebook.cells = cells
+
+
+def worked_solutions(article: Article) -> dict[int, str]:
+    """The solutions by number, as folded boxes."""
+    boxes: dict[int, list[str]] = {}
+    number = 0
+    for cell in nbformat.read(solutions_path(article.name), as_version=4).cells:
+        match = re.match(r"\*\*Exercise (\d+)\.\*\*", cell.source)
+        if match:
+            number = int(match[1])
+        if number:
+            text = cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```"
+            boxes.setdefault(number, []).append(text)
+    return {
+        n: "::::{dropdown} Worked solution\n" + "\n\n".join(parts) + "\n::::"
+        for n, parts in boxes.items()
+    }
+
+
+def functions_used(notebook: Any, article: Article) -> str:
+    """Links to the library's functions that the notebook uses, and to the articles around it."""
+    lines = ["---", "", "**From the library:**"]
+    links = [
+        f'<a href="../api/{module}.html#kexue_lab.{module.replace("/", ".")}.{name}">'
+        f"<code>{name}</code></a>"
+        for module, name in sorted(library_names(notebook))
+    ]
+    lines.append(", ".join(links) + ".")
+    after = [a for a in next_articles(article) if a.finished]
+    before = [catalog()[name] for name in article.prerequisites]
+    for word, articles in (("Read first", before), ("Goes on in", after)):
+        names = [f"[{a.title}](../{a.name}.ipynb)" for a in articles if a.finished]
+        if names:
+            lines += ["", f"**{word}:** " + "; ".join(names) + "."]
+    return "\n".join(lines)
+
+
+def library_names(notebook: Any) -> set[tuple[str, str]]:
+    """(module, name) of the series' functions and classes that the notebook's code uses."""
+    names: set[tuple[str, str]] = set()
+    modules: dict[str, str] = {}
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("kexue_lab."):
+                module = node.module.removeprefix("kexue_lab.").replace(".", "/")
+                names |= {(module, alias.name) for alias in node.names}
+            elif isinstance(node, ast.Import):
+                for alias in node.names:
+                    if alias.name.startswith("kexue_lab.") and alias.asname:
+                        path = alias.name.removeprefix("kexue_lab.").replace(".", "/")
+                        modules[alias.asname] = path
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                names.add((modules.get(node.value.id, ""), node.attr))
+    return {(module, name) for module, name in names if "/" in module}
+
+
+# --- the pages around them ---------------------------------------------------------------------
+
+
+def stage_api() -> None:
+    """A reference page for every module of a series and for the shared ones."""
+    pages: dict[str, list[str]] = {"shared": list(SHARED)}
+    for series in SERIES:
+        modules = sorted((PACKAGE / series).glob("[a-z]*.py"))
+        pages[series] = [f"{series}/{m.stem}" for m in modules if not m.stem.endswith("_exercises")]
+    lines = ["# Library reference", ""]
+    for series, modules in pages.items():
+        if modules:
+            toctree = ["```{toctree}", f":caption: {series.capitalize()}", ":maxdepth: 1", ""]
+            lines += [*toctree, *modules, "```", ""]
+        for module in modules:
+            dotted = f"kexue_lab.{module.replace('/', '.')}"
+            write(
+                f"api/{module}.md",
+                f"# {dotted.removeprefix('kexue_lab.')}\n\n```{{eval-rst}}\n"
+                f".. automodule:: {dotted}\n   :members:\n```\n",
+            )
+    write("api/index.md", "\n".join(lines))
+
+
+def verified_page(claims: dict[str, list[dict[str, str]]]) -> str:
+    """All ledgers on one page: how much is proved, checked, estimated, observed."""
+    kinds = list(MEANING)
+    total = Counter(claim["kind"] for ledger in claims.values() for claim in ledger)
+    lines = [
+        "# What is verified",
+        "",
+        f"{total.total()} claims in {len(claims)} articles, each checked when its notebook runs, "
+        "and each linked to its place.",
+        "",
+        "| article | " + " | ".join(kinds) + " |",
+        "|---|" + "---|" * len(kinds),
+    ]
+    for name, ledger in claims.items():
+        counts = Counter(claim["kind"] for claim in ledger)
+        cells = " | ".join(str(counts[kind] or "–") for kind in kinds)
+        lines.append(f"| [{catalog()[name].title}]({name}.ipynb) | {cells} |")
+    lines.append("| **all** | " + " | ".join(f"**{total[kind]}**" for kind in kinds) + " |")
+    lines += ["", *(f"- *{kind}*: {meaning}." for kind, meaning in MEANING.items()), ""]
+    for name, ledger in claims.items():
+        lines += [f"## {catalog()[name].title}", "", "| | evidence | claim |", "|---|---|---|"]
+        for claim in ledger:
+            place = f'<a href="{name}.html#{claim["anchor"]}">{claim["key"]}</a>'
+            words = claim["statement"].replace("|", r"\|")
+            lines.append(f"| {place} | {claim['kind']} | {words} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def start_page(finished: list[Article]) -> str:
+    """The series with a picture for every finished article, and the planned ones."""
+    lines = [
+        "# kexue_lab",
+        "",
+        "38 articles of the Chinese blog [科学空间 (Scientific Spaces)](https://kexue.fm), each as "
+        "a notebook in which **every equation is checked by a machine, every figure answers to a "
+        "slider, and every claim is run again with numbers**. Read them here; run them with "
+        "`make lab`.",
+        "",
+        "[What is verified](verified.md) · [Library reference](api/index.md)",
+        "",
+    ]
+    for series in SERIES:
+        articles = [a for a in catalog().values() if a.series == series]
+        lines += [f"## {series.capitalize()}", ""]
+        cards = [line for a in articles if a.finished for line in card(a)]
+        if cards:
+            lines += ["::::{grid} 1 2 2 3", ":gutter: 3", "", *cards, "::::", ""]
+        planned = [f"[{a.title}]({a.source})" for a in articles if not a.finished]
+        if planned:
+            lines += ["Planned: " + "; ".join(planned) + ".", ""]
+    for series in SERIES:
+        names = [a.name for a in finished if a.series == series]
+        if names:
+            toctree = ["```{toctree}", ":hidden:", f":caption: {series.capitalize()}", ""]
+            lines += [*toctree, *names, "```", ""]
+    lines += ["```{toctree}", ":hidden:", ":caption: Reference", "", "verified", "api/index", "```"]
+    return "\n".join(lines)
+
+
+def card(article: Article) -> list[str]:
+    """A card with the article's picture and both titles."""
+    place = STAGE / "_static" / "cards" / article.series / article.picture
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "figures" / article.series / article.picture, place)
+    return [
+        f":::{{grid-item-card}} {article.title}",
+        f":link: {article.name}",
+        ":link-type: doc",
+        f":img-top: {place.relative_to(STAGE)}",
+        "",
+        article.title_zh,
+        ":::",
+        "",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

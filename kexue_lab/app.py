@@ -1,0 +1,73 @@
+"""The explorers of one article as a page of their own, served by Voilà."""
+
+import importlib.util
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NoReturn
+
+import matplotlib.pyplot as plt
+import nbformat
+from IPython.utils.capture import capture_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from kexue_lab.catalog import Article
+from kexue_lab.course import notebook_path
+from kexue_lab.explore import Explorer, all_explorers
+from kexue_lab.notebooks import KERNEL_ENVIRONMENT, normalise
+
+_START = """\
+from kexue_lab.app import run_silently
+
+explorers = iter(run_silently("{name}"))"""
+
+
+def serve(article: Article, port: int, browser: bool) -> NoReturn:
+    """Serve the article's explorers at http://localhost:PORT until interrupted.
+
+    Raises:
+        ModuleNotFoundError: if Voilà is not installed.
+    """
+    if importlib.util.find_spec("voila") is None:
+        raise ModuleNotFoundError("the app needs Voilà: pip install 'kexue-lab[app]'")
+    folder = Path(tempfile.mkdtemp(prefix="kexue-lab-"))
+    page = folder / f"{article.name.split('/')[1]}.ipynb"
+    nbformat.write(app_notebook(article), page)
+    os.environ.update(KERNEL_ENVIRONMENT)
+    command = [sys.executable, "-m", "voila", str(page), f"--port={port}"]
+    if not browser:
+        command.append("--no-browser")
+    os.execv(sys.executable, command)
+
+
+def app_notebook(article: Article) -> Any:
+    """The article's section "Explore": its text, and its explorers without their code."""
+    title = f"# {article.title}\n\n*{article.title_zh}* · [source]({article.source})"
+    cells = [new_markdown_cell(title), new_code_cell(_START.format(name=article.name))]
+    inside = False
+    for cell in nbformat.read(notebook_path(article.name), as_version=4).cells:
+        if cell.cell_type == "markdown":
+            before, heading, _ = cell.source.partition("## Exercises")
+            if "## Explore" in before:
+                inside, before = True, before[before.index("## Explore") :]
+            if inside:
+                cells.append(new_markdown_cell(before))
+            if heading:
+                break
+        elif inside and "explore(" in cell.source:
+            cells.append(new_code_cell("next(explorers)"))
+    return normalise(new_notebook(cells=cells))
+
+
+def run_silently(name: str) -> list[Explorer]:
+    """Run the notebook's code without showing anything, and return its explorers."""
+    path = notebook_path(name)
+    os.chdir(path.parent)
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code" and "exercise(" not in cell.source:
+            with capture_output():
+                exec(compile(cell.source, str(path), "exec"), namespace)
+                plt.close("all")  # else they would be shown at the end of the cell
+    return all_explorers()
