@@ -32,6 +32,8 @@ MEANING: dict[Kind, str] = {
 
 _KEY = re.compile(r"[A-Z]\d+[a-z]?")
 _LONGEST_FORMULA = 700
+# A spread below this share of the figures themselves is rounding.
+_NOISE = 1e-12
 
 
 class ClaimFailed(AssertionError):
@@ -180,12 +182,14 @@ class Claims:
             raise ClaimRefused(f"{key}: ours and theirs are the same object")
         if not oracle:
             raise ClaimRefused(f"{key}: the oracle must be named")
-        if rtol < 0 or atol < 0:
-            raise ClaimRefused(f"{key}: tolerances must not be negative")
+        if not (0 <= rtol < math.inf and 0 <= atol < math.inf):
+            raise ClaimRefused(f"{key}: a tolerance is negative or not finite: {rtol}, {atol}")
         a, b = _numbers(ours, key, "ours"), _numbers(theirs, key, "theirs")
         if a.shape != b.shape:
             raise ClaimRefused(f"{key}: shapes differ, {a.shape} and {b.shape}")
-        excess = abs(a - b) - (atol + rtol * abs(b) if rtol or atol else 0)
+        if not a.dtype == b.dtype == object:
+            a, b = _inexact(a, key, "ours"), _inexact(b, key, "theirs")
+        excess = np.asarray(abs(a - b) - (atol + rtol * abs(b) if rtol or atol else 0))
         if (excess > 0).any():
             worst = np.unravel_index(int(np.argmax(excess)), a.shape)
             at = f" at index {tuple(int(i) for i in worst)}" if a.ndim else ""
@@ -226,7 +230,9 @@ class Claims:
         __tracebackhide__ = True
         if above is None and below is None:
             raise ClaimRefused(f"{key}: a bound is needed, above or below")
-        numbers = _numbers(values, key, "values").astype(float)
+        if not all(bound is None or math.isfinite(bound) for bound in (above, below)):
+            raise ClaimRefused(f"{key}: a bound must be finite, got above {above}, below {below}")
+        numbers = _real(values, key, "values")
         bounds = []
         if above is not None:
             bounds.append(f"> {above:g}")
@@ -260,14 +266,15 @@ class Claims:
         if not 0 < sigmas <= 6:
             raise ClaimRefused(f"{key}: sigmas must lie in (0, 6], got {sigmas}")
         if isinstance(samples, tuple):
-            mean, error = (float(v) for v in _numbers(samples, key, "samples", size=2))
+            mean, error = (float(v) for v in _real(samples, key, "samples", size=2))
         else:
             mean, error = _mean_and_error(samples, key)
-        if not error > 0:
+        if not _NOISE * abs(mean) < error < math.inf:
             raise ClaimRefused(f"{key}: the standard error is {error:g}; nothing can be told")
-        target = float(_numbers(exact, key, "exact"))
+        target = float(_real(exact, key, "exact", size=1).ravel()[0])
         z = (mean - target) / error
-        found = f"{mean:.{_decimals(error)}f} ± {error:.2g} against {target:.6g}, z = {z:+.1f}"
+        shown = f"{_rounded(mean, _decimals(error, 2))} ± {error:.2g}"
+        found = f"{shown} against {target:.6g}, z = {_rounded(z, 1, '+')}"
         if abs(z) > sigmas:
             self._fail(key, statement, found, f"allowed |z|: {sigmas:g}")
         self._add_numeric(key, "estimated", statement, f"{found} (allowed {sigmas:g})")
@@ -305,20 +312,25 @@ class Claims:
                 difference without any spread.
         """
         __tracebackhide__ = True
-        a = _numbers(ours, key, "ours").astype(float).ravel()
-        b = _numbers(baseline, key, "baseline").astype(float).ravel()
+        a, b = _real(ours, key, "ours"), _real(baseline, key, "baseline")
+        if expect not in ("higher", "lower", "equal"):
+            raise ClaimRefused(f'{key}: expect "higher", "lower" or "equal", got {expect!r}')
+        if not 0 < sigmas <= 6:
+            raise ClaimRefused(f"{key}: sigmas must lie in (0, 6], got {sigmas}")
+        if a.ndim != 1 or b.ndim != 1:
+            raise ClaimRefused(f"{key}: one number per seed, got shapes {a.shape} and {b.shape}")
         if min(a.size, b.size) < 3:
             raise ClaimRefused(f"{key}: at least 3 seeds are needed, got {a.size} and {b.size}")
         if paired and a.size != b.size:
             raise ClaimRefused(f"{key}: paired figures differ in number, {a.size} and {b.size}")
-        if margin < 0 or (expect == "equal" and margin == 0):
+        if not 0 <= margin < math.inf or (expect == "equal" and margin == 0):
             raise ClaimRefused(f'{key}: margin {margin} is no bound for "{expect}"')
         difference = a.mean() - b.mean()
         if paired:
             error = (a - b).std(ddof=1) / math.sqrt(a.size)
         else:
             error = math.sqrt(a.var(ddof=1) / a.size + b.var(ddof=1) / b.size)
-        if not error > 1e-12 * (1 + abs(difference)):
+        if not error > _NOISE * max(abs(a).max(), abs(b).max()):
             raise ClaimRefused(f"{key}: the difference has no spread over the seeds")
         holds = {
             "higher": difference > margin + sigmas * error,
@@ -326,7 +338,8 @@ class Claims:
             "equal": abs(difference) + sigmas * error < margin,
         }[expect]
         seeds = f"{a.size} paired seeds" if paired else f"{a.size} and {b.size} seeds"
-        found = f"difference {difference:+.2g} ± {error:.1g} over {seeds}"
+        shown = _rounded(difference, _decimals(error, 1), "+")
+        found = f"difference {shown} ± {error:.1g} over {seeds}"
         if not holds:
             self._fail(
                 key,
@@ -334,7 +347,8 @@ class Claims:
                 found,
                 f"asserted: {expect}, margin {margin:g}, {sigmas:g} standard errors",
             )
-        self._add_numeric(key, "observed", statement, found)
+        asserted = f"; {expect}, margin {margin:g}" if margin else ""
+        self._add_numeric(key, "observed", statement, found + asserted)
 
     def ledger(self) -> "Ledger":
         """Return the table of all claims, for the notebook's last cell.
@@ -457,23 +471,40 @@ def _numbers(value: Any, key: str, name: str, size: int | None = None) -> NDArra
     """An array of finite numbers; of Python's exact ones if there is nothing else in it."""
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
-    array = np.asarray(value)
-    exact = array.dtype == object and all(isinstance(v, (int, Fraction)) for v in array.ravel())
-    if not exact:
-        try:
-            array = array.astype(complex if np.iscomplexobj(array) else float)
-        except (TypeError, ValueError) as error:
-            raise ClaimRefused(f"{key}: {name} are no numbers: {value!r}") from error
-        if not np.isfinite(array).all():
-            raise ClaimRefused(f"{key}: {name} hold nan or infinity")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ClaimRefused(f"{key}: {name} have no one shape: {error}") from error
+    if array.dtype.kind in "iu":
+        array = array.astype(object)  # Python's integers, which do not round
+    if array.dtype != object or not all(isinstance(v, (int, Fraction)) for v in array.ravel()):
+        array = _inexact(array, key, name)
     if array.size == 0 or (size is not None and array.size != size):
         wanted = "at least one number" if size is None else f"{size} numbers"
         raise ClaimRefused(f"{key}: {name} must hold {wanted}, got {array.size}")
     return array
 
 
+def _inexact(array: NDArray[Any], key: str, name: str) -> NDArray[Any]:
+    """The numbers as floats (or complex floats)."""
+    try:
+        array = array.astype(complex if np.iscomplexobj(array) else float)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ClaimRefused(f"{key}: {name} are no numbers of float's range: {array!r}") from error
+    if not np.isfinite(array).all():
+        raise ClaimRefused(f"{key}: {name} hold nan or infinity")
+    return array
+
+
+def _real(value: Any, key: str, name: str, size: int | None = None) -> NDArray[Any]:
+    array = _numbers(value, key, name, size)
+    if np.iscomplexobj(array):
+        raise ClaimRefused(f"{key}: {name} must be real, got complex numbers")
+    return _inexact(array, key, name)
+
+
 def _mean_and_error(samples: Any, key: str) -> tuple[float, float]:
-    draws = _numbers(samples, key, "samples").astype(float).ravel()
+    draws = _real(samples, key, "samples").ravel()
     if draws.size < 2:
         raise ClaimRefused(f"{key}: one draw has no standard error")
     return float(draws.mean()), float(draws.std(ddof=1) / math.sqrt(draws.size))
@@ -487,9 +518,14 @@ def _formula(left: Any, right: Any, relation: str) -> str:
     return formula if len(formula) <= _LONGEST_FORMULA else ""
 
 
-def _decimals(error: float) -> int:
-    """Decimals that show a value down to the second digit of its error."""
-    return max(0, 1 - math.floor(math.log10(error)))
+def _decimals(error: float, digits: int) -> int:
+    """Decimals that show a value down to so many digits of its error."""
+    return max(0, digits - 1 - math.floor(math.log10(error)))
+
+
+def _rounded(value: float, decimals: int, sign: Literal["", "+"] = "") -> str:
+    """The value to so many decimals; a zero that is left of float noise has no sign."""
+    return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"
 
 
 def _allowed(rtol: float, atol: float) -> str:
@@ -512,7 +548,7 @@ def _disagreement(left: Any, right: Any, verdict: Verdict) -> Sequence[str]:
 
 
 def _clip(expression: Any, longest: int = 400) -> str:
-    text = str(expression)
+    text: str = sp.sstr(expression, order="none")
     return text if len(text) <= longest else text[:longest] + " …"
 
 

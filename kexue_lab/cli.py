@@ -119,19 +119,31 @@ def _has_screen() -> bool:
 def _run(options: argparse.Namespace) -> int:
     articles = [_finished(name) for name in options.articles]
     parameters = {name: _value(text) for name, text in options.parameter}
+    for article in articles:
+        _check_run(article, parameters, options.output)
     return max([_run_one(article, parameters, options.output) for article in articles])
 
 
-def _run_one(article: Article, parameters: dict[str, Any], output: Path) -> int:
+def _check_run(article: Article, parameters: dict[str, Any], output: Path) -> None:
+    """Refuse what cannot work before anything runs."""
     import papermill
-
-    from kexue_lab.notebooks import KERNEL_ENVIRONMENT
 
     source = notebook_path(article.name)
     known = papermill.inspect_notebook(str(source))
     for name in parameters:
         if name not in known:
             raise _Failure(f"{article.name} has no parameter {name}; it has {', '.join(known)}")
+    if (output / f"{article.name}.ipynb").resolve() == source.resolve():
+        raise _Failure(f"{output} holds the course's own notebooks; choose another folder with -o")
+
+
+def _run_one(article: Article, parameters: dict[str, Any], output: Path) -> int:
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    from kexue_lab.notebooks import KERNEL_ENVIRONMENT
+
+    source = notebook_path(article.name)
     copy = output / f"{article.name}.ipynb"
     copy.parent.mkdir(parents=True, exist_ok=True)
     # A run with other parameters must not overwrite the course's own pictures.
@@ -143,9 +155,15 @@ def _run_one(article: Article, parameters: dict[str, Any], output: Path) -> int:
             str(source), str(copy), parameters, cwd=str(source.parent), kernel_name="python3"
         )
     except papermill.PapermillExecutionError as error:
-        lines = error.evalue.splitlines()
         print(f"FAILED in cell {error.exec_count}: {error.ename}", file=sys.stderr)
-        print("\n".join(f"  {line}" for line in lines[:_TAIL]), file=sys.stderr)
+        if error.ename.startswith("Claim"):
+            lines = error.evalue.splitlines()[:_TAIL]
+        else:
+            lines = [*"\n".join(error.traceback).splitlines()[-_TAIL:], error.evalue]
+        print("\n".join(f"  {line}" for line in lines), file=sys.stderr)
+        status = 1
+    except DeadKernelError as error:
+        print(f"FAILED: {error}", file=sys.stderr)
         status = 1
     page = _write_html(copy)
     print(f"  {copy}\n  {page}")

@@ -1,5 +1,6 @@
 """Exercises with instant feedback: `exercise("mathematics/em", 1).check(my_e_step)`."""
 
+import contextlib
 import copy
 import importlib
 import inspect
@@ -13,6 +14,7 @@ import numpy as np
 from kexue_lab.limits import TimeLimitExceeded, run_limited
 
 Answer = Callable[..., Any]
+_EXACT = (int, Fraction)
 
 
 @dataclass(frozen=True)
@@ -82,23 +84,27 @@ class Exercise:
         for arguments in self.inputs(np.random.default_rng()):
             try:
                 got = self._run(function, arguments)
+                if got is ...:
+                    return Feedback(title, None, ["not attempted yet"])
+                problems = self._limited_problems(got, arguments)
             except TimeLimitExceeded:
-                problem = f"no result within {self.seconds:g} s: is there an endless loop?"
-                return Feedback(title, False, [*self._input(arguments), problem])
+                problems = [f"no result within {self.seconds:g} s: is there an endless loop?"]
             except Exception as error:
-                problem = f"your code raised {type(error).__name__}: {error}"
-                return Feedback(title, False, [*self._input(arguments), problem])
-            if got is ...:
-                return Feedback(title, None, ["not attempted yet"])
-            problems = self._problems(got, arguments)
+                problems = [f"your code raised {type(error).__name__}: {_text(error, str)}"]
             if problems:
                 return Feedback(title, False, [*self._input(arguments), *problems])
             count += 1
+        if not count:
+            raise ValueError(f"the exercise {self.title!r} draws no inputs")
         return Feedback(title, True, ["right" if count == 1 else f"right on {count} inputs"])
 
     def _run(self, function: Answer, arguments: tuple[Any, ...]) -> Any:
         private = copy.deepcopy(arguments)
         return run_limited(lambda: function(*private), self.seconds)
+
+    def _limited_problems(self, got: Any, arguments: tuple[Any, ...]) -> list[str]:
+        # Limited like the answer itself: what it returned may be a generator that never ends.
+        return run_limited(lambda: self._problems(got, arguments), 3 * self.seconds)
 
     def _problems(self, got: Any, arguments: tuple[Any, ...]) -> list[str]:
         """What is wrong with the result; empty if it is right."""
@@ -129,8 +135,12 @@ class Exercise:
     def _input(self, arguments: tuple[Any, ...]) -> list[str]:
         if not arguments:
             return []
-        names = list(inspect.signature(self.solution).parameters)
-        shown = (f"{n} = {_show(a)}" for n, a in zip(names, arguments, strict=True))
+        try:
+            names = list(inspect.signature(self.solution).parameters)
+        except ValueError:  # some built-in functions have none
+            names = []
+        names += [f"argument {i + 1}" for i in range(len(names), len(arguments))]
+        shown = (f"{n} = {_show(a)}" for n, a in zip(names, arguments, strict=False))
         return [f"for {', '.join(shown)}:"]
 
 
@@ -161,6 +171,8 @@ def exercises_of(article: str) -> dict[int, Exercise]:
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
+        if not name.startswith(error.name or ""):
+            raise  # the module is there, but something it needs is not
         raise ValueError(f"no exercises for article {article!r}") from error
     return {
         number: replace(task, label=f"Exercise {number}: ")
@@ -177,9 +189,12 @@ def same(got: Any, expected: Any, rtol: float, atol: float) -> bool:
         if isinstance(expected, (tuple, list)):
             pairs = zip(got, expected, strict=True)
             return all(same(a, b, rtol, atol) for a, b in pairs)
+        if isinstance(got, _EXACT) and isinstance(expected, _EXACT):
+            allowed = Fraction(atol) + Fraction(rtol) * abs(Fraction(expected))
+            return bool(abs(Fraction(got) - Fraction(expected)) <= allowed)
         a, b = _as_array(got), _as_array(expected)
         return a.shape == b.shape and bool(np.allclose(a, b, rtol, atol, equal_nan=True))
-    except (TypeError, ValueError):
+    except Exception:  # whatever a student's object does when it is read as numbers
         return False
 
 
@@ -192,13 +207,22 @@ def _as_array(value: Any) -> Any:
 
 def _show(value: Any) -> str:
     if isinstance(value, Fraction):
-        return str(value)
+        return _text(value, str)
     if isinstance(value, float):
         return f"{value:.10g}"
     if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
+        with contextlib.suppress(Exception):
+            value = value.detach().cpu().numpy()
     if isinstance(value, np.ndarray):
         shape = f" (shape {value.shape})" if value.ndim else ""
         return np.array2string(value, precision=6, threshold=12).replace("\n", "") + shape
-    text = repr(value)
+    text = _text(value, repr)
     return text if len(text) <= 200 else text[:200] + " …"
+
+
+def _text(value: Any, form: Callable[[Any], str]) -> str:
+    """The value as text, whatever its own methods do."""
+    try:
+        return form(value)
+    except Exception as error:
+        return f"a {type(value).__name__} that cannot be shown ({type(error).__name__})"

@@ -40,7 +40,7 @@ def explore(draw: Callable[..., Figure], **controls: Any) -> "Explorer":
     if not callable(draw):
         raise TypeError(f"draw must be a function, got {type(draw).__name__}")
     explorer = Explorer(draw, controls)
-    _explorers[draw.__qualname__] = explorer
+    _explorers[explorer.name] = explorer
     return explorer
 
 
@@ -94,6 +94,7 @@ class Explorer:
 
     def __init__(self, draw: Callable[..., Figure], controls: dict[str, Any]) -> None:
         self.draw = draw
+        self.name = _name(draw)
         self.controls = _as_widgets(draw, controls)
         self._image = widgets.Image(
             format="png", layout=widgets.Layout(max_width="100%", align_self="flex-start")
@@ -118,14 +119,26 @@ class Explorer:
 
     def render(self, **values: Any) -> bytes:
         """Draw the figure at `values` and return it as PNG."""
-        figure = self.draw(**values)
-        if not isinstance(figure, Figure):
-            raise TypeError(f"draw must return a matplotlib figure, got {type(figure).__name__}")
-        # Closed at once: a figure left open would be shown a second time below the cell.
-        plt.close(figure)
+        figure = self._figure(values)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=96, pil_kwargs={"compress_level": 1})
         return buffer.getvalue()
+
+    def _figure(self, values: dict[str, Any]) -> Figure:
+        """What `draw` returns, with every figure closed that it opened.
+
+        A figure left open would be shown a second time below the cell.
+        """
+        before = set(plt.get_fignums())
+        try:
+            figure = self.draw(**values)
+        finally:
+            for number in set(plt.get_fignums()) - before:
+                plt.close(number)
+        if not isinstance(figure, Figure):
+            raise TypeError(f"draw must return a matplotlib figure, got {type(figure).__name__}")
+        plt.close(figure)
+        return figure
 
     def _update(self, _change: object) -> None:
         try:
@@ -148,7 +161,9 @@ class Explorer:
         """At most `count` values over the range of one control, its ends among them."""
         control = self.controls[name]
         if hasattr(control, "options"):
-            return _options(control)[:count]
+            options = _options(control)
+            places = np.linspace(0, len(options) - 1, min(count, len(options)))
+            return [options[round(place)] for place in places]
         if not hasattr(control, "min"):
             return _ends(control)
         positions = np.linspace(control.min, control.max, count)
@@ -171,16 +186,16 @@ class Explorer:
             for _ in range(_ROUNDS):
                 try:
                     start = time.perf_counter()
-                    plt.close(self.draw(**values))
+                    self._figure(values)
                     drawn = time.perf_counter()
                     self.render(**values)
                     done = time.perf_counter()
                 except Exception as error:
-                    raise RuntimeError(f"{self.draw.__qualname__} fails at {values}") from error
+                    raise RuntimeError(f"{self.name} fails at {values}") from error
                 draws.append(1e3 * (drawn - start))
                 redraws.append(1e3 * (done - drawn))
         return {
-            "name": self.draw.__qualname__,
+            "name": self.name,
             "points": len(redraws) // _ROUNDS,
             "redraw_ms": statistics.median(redraws),
             "draw_ms": statistics.median(draws),
@@ -188,7 +203,7 @@ class Explorer:
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name} = {value}" for name, value in self.values().items())
-        return f"Explorer({self.draw.__name__}: {values})"
+        return f"Explorer({self.name}: {values})"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
         return {
@@ -203,9 +218,12 @@ def _as_widgets(draw: Callable[..., Figure], controls: dict[str, Any]) -> dict[s
     made = {}
     for name, abbreviation in controls.items():
         if name not in parameters:
-            raise ValueError(f"{draw.__name__} has no argument {name!r}")
+            raise ValueError(f"{_name(draw)} has no argument {name!r}")
         control = widgets.interactive.widget_from_abbrev(abbreviation, parameters[name].default)
-        if control is None or not hasattr(control, "value"):
+        if isinstance(abbreviation, bool) and isinstance(parameters[name].default, bool):
+            control.value = parameters[name].default
+        usable = isinstance(control, widgets.DOMWidget) and hasattr(control, "value")
+        if not usable or (hasattr(control, "options") and not control.options):
             raise ValueError(f"control {name!r} is no abbreviation of a widget: {abbreviation!r}")
         if not control.description:
             control.description = name.replace("_", " ")
@@ -217,7 +235,7 @@ def _as_widgets(draw: Callable[..., Figure], controls: dict[str, Any]) -> dict[s
         if parameter.default is parameter.empty and name not in controls
     ]
     if missing:
-        raise ValueError(f"{draw.__name__} needs a control for {', '.join(missing)}")
+        raise ValueError(f"{_name(draw)} needs a control for {', '.join(missing)}")
     return made
 
 
@@ -225,7 +243,17 @@ def _distance(value: Any, start: Any) -> float:
     return abs(value - start) if isinstance(value, (int, float)) else float(value != start)
 
 
+def _name(draw: Callable[..., Figure]) -> str:
+    """The function's name; that of the function inside for `functools.partial`."""
+    name: str = getattr(getattr(draw, "func", draw), "__qualname__", type(draw).__name__)
+    return name
+
+
 def _ends(control: Any) -> list[Any]:
+    if isinstance(control.value, tuple):
+        return [control.value]
+    if isinstance(control, widgets.FloatLogSlider):
+        return [control.base**control.min, control.base**control.max]
     if hasattr(control, "options"):
         options = _options(control)
         return [options[0], options[-1]] if len(options) > 1 else options
@@ -235,6 +263,10 @@ def _ends(control: Any) -> list[Any]:
 
 
 def _middle(control: Any) -> Any:
+    if isinstance(control.value, tuple):
+        return control.value
+    if isinstance(control, widgets.FloatLogSlider):
+        return control.base ** ((control.min + control.max) / 2)
     if hasattr(control, "options"):
         options = _options(control)
         return options[len(options) // 2]

@@ -1,6 +1,7 @@
 """One plot style for all notebooks, and the place where their pictures are saved."""
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -45,7 +46,6 @@ def use_style() -> None:
             "legend.fontsize": "small",
             "lines.linewidth": 1.8,
             "savefig.dpi": 144,
-            "svg.hashsalt": "kexue_lab",
         }
     )
 
@@ -66,13 +66,21 @@ def save_figure(
         format: "svg" or "png".
 
     Raises:
-        ValueError: for another format.
+        TypeError: if `figure` is no matplotlib figure.
+        ValueError: for another format, or a name that is not of this form.
     """
+    if not hasattr(figure, "savefig"):
+        raise TypeError(f"figure must be a matplotlib figure, got {type(figure).__name__}")
     if format not in ("svg", "png"):
         raise ValueError(f'format must be "svg" or "png", got {format!r}')
+    if not re.fullmatch(r"[a-z]+/[a-z_0-9]+", article):
+        raise ValueError(f'article must look like "series/name", got {article!r}')
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+        raise ValueError(f"name must be in lower case without spaces, got {name!r}")
     folder = Path(os.environ.get("KEXUE_FIGURES_DIR") or course_root() / "figures")
     path = folder / f"{article}-{name}.{format}"
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if format == "svg" else {"Software": None}
-    figure.savefig(path, bbox_inches="tight", metadata=metadata)
+    with mpl.rc_context({"svg.hashsalt": "kexue_lab"}):
+        figure.savefig(path, bbox_inches="tight", metadata=metadata)
     return path

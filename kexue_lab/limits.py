@@ -1,6 +1,5 @@
 """Run a function under a time limit, on any platform and whatever the function does."""
 
-import contextlib
 import ctypes
 import threading
 from collections.abc import Callable
@@ -10,6 +9,7 @@ T = TypeVar("T")
 
 # Deep recursion (sympy's, a student's) must not overflow the small default stack of a thread.
 _STACK_BYTES = 64 * 1024 * 1024
+_STOPS = 10
 _stack_lock = threading.Lock()
 
 
@@ -54,7 +54,7 @@ def run_limited(function: Callable[[], T], seconds: float) -> T:
             failure.append(RuntimeError(f"{type(error).__name__} was raised"))
 
     thread = _start(target)
-    thread.join(seconds)
+    thread.join(min(seconds, threading.TIMEOUT_MAX))
     if thread.is_alive():
         _stop(thread)
         raise TimeLimitExceeded(f"still running after {seconds:g} s")
@@ -75,9 +75,12 @@ def _start(target: Callable[[], None]) -> threading.Thread:
 
 
 def _stop(thread: threading.Thread) -> None:
-    identity = thread.ident
-    if identity is not None:
-        with contextlib.suppress(ValueError):
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(identity), ctypes.py_object(_Stop)
-            )
+    # More than once: the first may be swallowed, by a bare `except:` or a callback of the garbage
+    # collector.
+    for _ in range(_STOPS):
+        if not thread.is_alive() or thread.ident is None:
+            break
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread.ident), ctypes.py_object(_Stop)
+        )
+        thread.join(0.05)

@@ -1,5 +1,6 @@
 """What `kexue-lab new ARTICLE` lays down: the files of an article, ready to be filled."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,10 @@ SECTIONS = (
 )
 
 _IMPORTS = """\
-import matplotlib.pyplot as plt
 import sympy as sp
 
 from kexue_lab.claims import Claims
-from kexue_lab.exercises import exercise
-from kexue_lab.explore import explore
-from kexue_lab.figures import save_figure, use_style
+from kexue_lab.figures import use_style
 """
 
 _PARAMETERS = """\
@@ -35,8 +33,15 @@ SEED = 0
 DEVICE = "auto"  # "cpu", "cuda", …
 SCALE = "cpu"  # "gpu" for the larger experiment"""
 
+_FIRST_CLAIM = """\
+x = sp.Symbol("x")
+claims.prove("D1", "in words, with $x$", sp.Derivative(x**2, x), 2 * x)"""
+
 _MODULE = '''\
-"""{title} (kexue.fm/archives/{number}): the mathematics.
+"""The mathematics of {name}.
+
+{title}
+Source: {source}
 
 {papers}
 """
@@ -73,9 +78,9 @@ def lay_down(article: Article, root: Path) -> list[Path]:
     words = {
         "name": name,
         "module": name.replace("/", "."),
-        "title": article.title,
-        "number": article.number,
-        "papers": "\n".join(article.papers),
+        "title": "\n".join(textwrap.wrap(article.title, 96)),
+        "source": article.source,
+        "papers": "\n".join(line for paper in article.papers for line in textwrap.wrap(paper, 96)),
     }
     texts = {
         root / f"kexue_lab/{name}.py": _MODULE.format(**words),
@@ -105,12 +110,14 @@ def _notebook(article: Article) -> Any:
     )
     parameters = new_code_cell(_PARAMETERS, metadata={"tags": ["parameters"]})
     start = new_code_cell(f'use_style()\nclaims = Claims("{article.name}")')
-    sections = [new_markdown_cell(f"## {section}\n\n…") for section in SECTIONS]
     cells = [new_markdown_cell(title), new_code_cell(_IMPORTS.strip()), parameters, start]
-    return normalise(new_notebook(cells=[*cells, *sections, new_code_cell("claims.ledger()")]))
+    for section in SECTIONS:
+        cells.append(new_markdown_cell(f"## {section}\n\n…"))
+        if section == "Derivation":
+            cells.append(new_code_cell(_FIRST_CLAIM))
+    return normalise(new_notebook(cells=[*cells, new_code_cell("claims.ledger()")]))
 
 
 def _solutions(article: Article) -> Any:
     title = f"# Worked exercises: {article.title}\n\n*{article.title_zh}*"
-    imports = new_code_cell("from kexue_lab.exercises import exercise")
-    return normalise(new_notebook(cells=[new_markdown_cell(title), imports]))
+    return normalise(new_notebook(cells=[new_markdown_cell(title)]))

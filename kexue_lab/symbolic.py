@@ -1,12 +1,14 @@
 """Decide whether two symbolic expressions are equal: a proof, a counter-example, or neither."""
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import sympy as sp
 from sympy.core.function import AppliedUndef, UndefinedFunction
+from sympy.matrices.expressions.matexpr import MatrixElement
 
 from kexue_lab.limits import TimeLimitExceeded, run_limited
 
@@ -14,6 +16,8 @@ Domain = Mapping[sp.Symbol, tuple[Any, Any]]
 
 _DIGITS = 30
 _POINTS = 6
+_DRAWS = 60
+_READABLE_SECONDS = 2
 _ATTEMPTS = 18
 # Two values count as different only if they differ far beyond the rounding of 30 digits.
 _TOLERANCE = sp.Float("1e-12", _DIGITS)
@@ -44,30 +48,45 @@ class Verdict:
 
 
 def as_side(value: Any, name: str) -> Any:
-    """Turn one side of an equation into a sympy expression or an explicit matrix.
+    """Turn one side of an equation into a sympy expression or matrix, left unevaluated.
 
     Accepts expressions, exact numbers, matrices and (nested) lists of expressions.
 
     Raises:
         TypeError: for relations, booleans, strings and anything sympy cannot read.
-        ValueError: for floating-point numbers (a proof needs exact ones), nan and infinities.
+        ValueError: for floating-point numbers (a proof needs exact ones), nan and infinities, and
+            for matrices without a definite shape.
     """
-    if isinstance(value, (str, bool)):
-        raise TypeError(f"{name} must be an expression, got {value!r}")
-    try:
-        side = sp.Matrix(value) if isinstance(value, (list, tuple)) else sp.sympify(value)
-    except (sp.SympifyError, TypeError, ValueError) as error:
-        raise TypeError(f"{name} is no symbolic expression: {value!r}") from error
-    if isinstance(side, sp.MatrixExpr):
-        side = side.as_explicit()
+    side = _sympified(value, name)
+    if isinstance(side, sp.MatrixExpr) and not all(sp.sympify(n).is_Integer for n in side.shape):
+        raise ValueError(f"{name} has the symbolic shape {side.shape}: {side}")
     if isinstance(side, sp.MatrixBase):
         side = sp.ImmutableMatrix(side)
-    elif not isinstance(side, sp.Expr):
-        raise TypeError(f"{name} must be an expression or a matrix, got {type(value).__name__}")
+        if not all(isinstance(entry, sp.Expr) for entry in side):
+            raise TypeError(f"{name} must hold expressions only: {side}")
     if side.has(sp.Float):
         raise ValueError(f"{name} holds a floating-point number; a proof needs Rational: {side}")
     if side.has(sp.nan, sp.zoo) or side in (sp.oo, -sp.oo):
         raise ValueError(f"{name} is not finite: {side}")
+    return side
+
+
+def _sympified(value: Any, name: str) -> Any:
+    if isinstance(value, (list, tuple)):
+        rows = [row if isinstance(row, (list, tuple)) else [row] for row in value]
+        entries = [[_sympified(entry, name) for entry in row] for row in rows]
+        try:
+            return sp.Matrix(entries)
+        except ValueError as error:
+            raise ValueError(f"{name} has rows of different length: {value}") from error
+    if isinstance(value, (str, bool)):
+        raise TypeError(f"{name} must be an expression, got {value!r}")
+    try:
+        side = sp.sympify(value)
+    except (sp.SympifyError, TypeError, ValueError, AttributeError) as error:
+        raise TypeError(f"{name} is no symbolic expression: {value!r}") from error
+    if not isinstance(side, (sp.Expr, sp.MatrixBase, sp.MatrixExpr)):
+        raise TypeError(f"{name} must be an expression or a matrix, got {type(value).__name__}")
     return side
 
 
@@ -83,26 +102,60 @@ def decide(lhs: Any, rhs: Any, domain: Domain | None = None, seconds: float = 10
         rhs: the same; matrices of one shape.
         domain: for a symbol, the open interval from which its values are drawn. Needed only
             where its assumptions say too little (0 < p < 1, say).
-        seconds: the time limit.
+        seconds: the time limit, positive.
+
+    Raises:
+        ValueError: if `seconds` is not positive.
     """
+    if not seconds > 0:
+        raise ValueError(f"seconds must be positive, got {seconds!r}")
     try:
-        return run_limited(lambda: _decide(lhs, rhs, domain or {}), seconds)
+        verdict = run_limited(lambda: _decide(lhs, rhs, domain or {}), seconds)
     except TimeLimitExceeded:
-        return Verdict("undecided", sp.nan, reason=f"no answer within {seconds:g} s")
+        return Verdict("undecided", lhs - rhs, reason=f"no answer within {seconds:g} s")
+    except Exception as error:  # whatever sympy stumbles over is no answer either
+        reason = f"sympy failed with {type(error).__name__}: {error}"
+        return Verdict("undecided", lhs - rhs, reason=reason)
+    if verdict.outcome == "different":
+        verdict = replace(verdict, difference=_readable(verdict.difference))
+    return verdict
 
 
 def _decide(lhs: Any, rhs: Any, domain: Domain) -> Verdict:
-    left, right = lhs.doit(), rhs.doit()
+    left, right = _evaluated(lhs), _evaluated(rhs)
     counterexample = find_counterexample(left, right, domain)
-    if counterexample is not None:
-        return Verdict("different", sp.simplify(left - right), counterexample)
     rest = left - right
     entries = list(rest) if isinstance(rest, sp.MatrixBase) else [rest]
+    if counterexample is not None:
+        return Verdict("different", rest, counterexample)
     simplified = [_towards_zero(entry) for entry in entries]
     if all(entry == 0 for entry in simplified):
         return Verdict("equal", sp.S.Zero)
     difference = next(entry for entry in simplified if entry != 0)
     return Verdict("undecided", difference, reason="sympy could not bring the difference to 0")
+
+
+def _evaluated(side: Any) -> Any:
+    """The side worked out, with symbols for the entries of matrix symbols."""
+    explicit = {m: m.as_explicit() for m in side.atoms(sp.MatrixSymbol)}
+    side = side.subs(explicit)
+    with contextlib.suppress(Exception):  # sympy fails on some integrands; the rest may do
+        side = side.doit()
+    if isinstance(side, sp.MatrixExpr):
+        side = side.as_explicit()
+
+    def entry(e: Any) -> Any:
+        return sp.Symbol(f"{e.parent}_{e.i}_{e.j}")
+
+    return side.replace(lambda e: isinstance(e, MatrixElement), entry)
+
+
+def _readable(difference: Any) -> Any:
+    """The difference simplified, where that is quickly done."""
+    try:
+        return run_limited(lambda: sp.simplify(difference), _READABLE_SECONDS)
+    except Exception:
+        return difference
 
 
 def _ladder() -> Iterator[Callable[[Any], Any]]:
@@ -124,7 +177,10 @@ def _towards_zero(expression: Any) -> Any:
     for simplifier in _ladder():
         if best == 0:
             break
-        candidate = simplifier(expression)
+        try:
+            candidate = simplifier(expression)
+        except Exception:  # simplifiers stumble over each other's output; another one may do
+            continue
         if candidate == 0 or candidate.count_ops() < best.count_ops():
             best = candidate
     return best
@@ -132,10 +188,13 @@ def _towards_zero(expression: Any) -> Any:
 
 def find_counterexample(left: Any, right: Any, domain: Domain) -> Counterexample | None:
     """Return a point at which the two evaluated sides differ, or None if none was found."""
+    left, right = _functions_for_indices(left), _functions_for_indices(right)
     rng = random.Random(0)
     agreed = 0
-    for _ in range(_ATTEMPTS):
-        point = _random_point(left, right, domain, rng)
+    for attempt in range(_ATTEMPTS):
+        # All negative, all positive, then mixed: a wrong sign shows where it is not squared away.
+        signs = ((-1,), (1,), (-1, 1))[min(attempt, 2)]
+        point = _random_point(left, right, domain, rng, signs)
         values = _values_at(left, right, point)
         if values is None:
             continue
@@ -149,33 +208,68 @@ def find_counterexample(left: Any, right: Any, domain: Domain) -> Counterexample
     return None
 
 
-def _random_point(left: Any, right: Any, domain: Domain, rng: random.Random) -> dict[Any, Any]:
+def _functions_for_indices(side: Any) -> Any:
+    """The side with X[i] as a generic function of its index, X(i)."""
+    return side.replace(
+        lambda e: isinstance(e, sp.Indexed), lambda e: sp.Function(str(e.base))(*e.indices)
+    )
+
+
+def _random_point(
+    left: Any, right: Any, domain: Domain, rng: random.Random, signs: tuple[int, ...]
+) -> dict[Any, Any]:
     calls = left.atoms(AppliedUndef) | right.atoms(AppliedUndef)
     symbols = left.free_symbols | right.free_symbols
     point: dict[Any, Any] = {}
     for function in sorted({call.func for call in calls}, key=str):
         point[function] = _random_function([c for c in calls if c.func == function], rng)
     for symbol in sorted(symbols, key=str):
-        point[symbol] = _random_value(symbol, domain, rng)
+        value = _random_value(symbol, domain.get(symbol), rng, signs)
+        if value is not None:
+            point[symbol] = value
     return point
 
 
-def _random_value(symbol: Any, domain: Domain, rng: random.Random) -> Any:
-    if symbol in domain:
-        low, high = (sp.nsimplify(bound) for bound in domain[symbol])
-        return low + (high - low) * sp.Rational(rng.randrange(7, 90), 97)
-    if symbol.is_integer:
-        return sp.Integer(rng.randrange(1, 7))
-    value = sp.Rational(rng.randrange(20, 290), 97)
-    if symbol.is_positive or symbol.is_nonnegative:
-        return value
-    if symbol.is_negative or symbol.is_nonpositive or rng.random() < 0.5:
-        return -value
-    return value
+def _random_value(
+    symbol: Any, interval: tuple[Any, Any] | None, rng: random.Random, signs: tuple[int, ...]
+) -> Any:
+    """A rational or whole number that the symbol may stand for; None if none was found.
+
+    It has one of the given signs where the symbol's assumptions leave the choice.
+    """
+    for draw in range(_DRAWS):
+        sign = rng.choice(signs if draw < _DRAWS // 2 else (-1, 1))
+        if interval is not None:
+            low, high = (sp.nsimplify(bound) for bound in interval)
+            value = _inside(low, high, bool(symbol.is_integer), rng)
+        elif symbol.is_integer:
+            value = sign * sp.Integer(rng.randrange(0, 8))
+        else:
+            value = sign * sp.Rational(rng.randrange(20, 290), 97)
+        if _may_be(symbol, value):
+            return value
+    return None
+
+
+def _inside(low: Any, high: Any, whole: bool, rng: random.Random) -> Any:
+    if not low.is_finite:
+        low = high - 10 if high.is_finite else sp.Integer(-5)
+    if not high.is_finite:
+        high = low + 10
+    if whole:
+        return sp.Integer(rng.randrange(int(sp.floor(low)) + 1, int(sp.ceiling(high))))
+    return low + (high - low) * sp.Rational(rng.randrange(7, 90), 97)
+
+
+def _may_be(symbol: Any, value: Any) -> bool:
+    """Whether the value has every property that is assumed of the symbol."""
+    return all(
+        getattr(value, f"is_{name}") in (truth, None) for name, truth in symbol.assumptions0.items()
+    )
 
 
 def _random_function(calls: list[Any], rng: random.Random) -> Any:
-    """A random cubic with cross terms in place of a generic function; exp of it if positive."""
+    """A random cubic with cross terms in place of a generic function, or one of its sign."""
 
     def coefficient() -> Any:
         return sp.Rational(rng.choice((-4, -3, -2, -1, 1, 2, 3, 4)), 5)
@@ -187,12 +281,14 @@ def _random_function(calls: list[Any], rng: random.Random) -> Any:
         body += coefficient() * z + coefficient() * z**2 + coefficient() * z**3
         for w in arguments[:i]:
             body += coefficient() * z * w
-    if any(call.is_positive for call in calls):
+    if any(call.is_nonnegative for call in calls):
         body = sp.exp(body / 5)
+    elif any(call.is_nonpositive for call in calls):
+        body = -sp.exp(body / 5)
     return sp.Lambda(arguments, body)
 
 
-def _apply(function: Any, shape: Any) -> Callable[..., Any]:
+def _apply(shape: Any) -> Callable[..., Any]:
     """`shape` with as many arguments as the function is called with."""
 
     def applied(*arguments: Any) -> Any:
@@ -218,14 +314,26 @@ def _number(expression: Any, point: Mapping[Any, Any]) -> Any:
     symbols = {key: value for key, value in point.items() if isinstance(key, sp.Symbol)}
     for key, value in point.items():
         if isinstance(key, UndefinedFunction):
-            expression = expression.replace(key, _apply(key, value))
+            expression = expression.replace(key, _apply(value))
     try:
-        value = expression.doit().subs(symbols).doit().evalf(_DIGITS)
-    except (ValueError, TypeError, ArithmeticError, NotImplementedError, RecursionError):
-        return None
-    if not value.is_number or value.has(sp.nan, sp.zoo, sp.oo, -sp.oo):
+        exact = expression.doit().subs(symbols).doit()
+        value = exact.evalf(_DIGITS)
+        if not _is_finite_number(value):
+            return None
+        # What had to be integrated or summed numerically may be garbage: do it twice.
+        if exact.has(sp.Integral, sp.Sum, sp.Product):
+            again = exact.evalf(_DIGITS + 15)
+            if not abs(again - value) <= _TOLERANCE * (1 + abs(value)) / 100:
+                return None
+    except Exception:  # sympy's evaluation fails in many ways; then this is no point to compare at
         return None
     return value
+
+
+def _is_finite_number(value: Any) -> bool:
+    """Whether the value has become one finite real or complex number."""
+    parts = value.as_real_imag() if isinstance(value, sp.Expr) else ()
+    return bool(parts) and all(part.is_Float or part.is_Rational for part in parts)
 
 
 def _short(value: Any) -> str:

@@ -1,6 +1,7 @@
 """The one training loop: several seeds at once, a progress bar, and a stop at the first nan."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +35,16 @@ class Fit:
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """The device to train on: "auto" takes a CUDA or Apple GPU if there is one, else the CPU."""
+    """The device to train on: "auto" takes a CUDA or Apple GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: if torch knows no such device.
+    """
     if device != "auto":
-        return torch.device(device)
+        try:
+            return torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(f"device {device!r} is none that torch knows") from error
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available():
@@ -66,12 +74,14 @@ def fit(
     """Train one model per seed with Adam (Kingma and Ba, arXiv:1412.6980), all seeds at once.
 
     The seeds share each step as one batched computation (`torch.func.vmap` over stacked
-    parameters). Adam works entry by entry, so every seed goes exactly the way it would go alone.
-    For a small network on a CPU this is faster than one after the other.
+    parameters). Adam works entry by entry, so every seed goes the way it would go alone. Measured
+    on one core: 10 seeds of an MLP of width 64 with batches of 64 in half the time of one after the
+    other, 30 in a third; 3 seeds, or a width of 256, in the same time.
 
     Args:
         make_model: builds a seed's module; all its randomness comes from the generator. (Layers
-            of `torch.nn`, which draw from torch's global state, are seeded as well.)
+            of `torch.nn`, which draw from torch's global state, are seeded as well; that state is
+            left as it was.)
         make_batch: draws a step's tensors on the CPU from the seed's generator, of the same
             shapes at every call.
         loss: `loss(model, *batch)`, a scalar; `model` is called like the module.
@@ -86,40 +96,47 @@ def fit(
         progress: show a progress bar, which leaves nothing behind.
 
     Raises:
-        ValueError: for no seeds, equal seeds, or `steps` or `monitor_every` below 1.
+        ValueError: for no seeds, equal seeds, `steps` or `monitor_every` below 1, a learning rate
+            that is not positive and finite, an unknown device, or a loss or monitor that is no
+            scalar.
         TrainingDiverged: naming the step and the seeds whose loss is not finite.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds must be distinct and at least one, got {list(seeds)}")
     if steps < 1 or monitor_every < 1:
         raise ValueError(f"steps and monitor_every must be positive, got {steps}, {monitor_every}")
+    if not callable(learning_rate) and not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}")
     target = pick_device(device)
     generators = [generator(seed) for seed in seeds]
-    models = [
-        _build(make_model, g, seed).to(target) for g, seed in zip(generators, seeds, strict=True)
-    ]
-    ensemble = _Stacked(models) if vectorize and len(models) > 1 else _OneByOne(models)
-    optimizer = torch.optim.Adam(ensemble.parameters, foreach=True)
-    losses, monitored, monitored_steps = [], [], []
+    # Initial weights and dropout draw from torch's global state, which is given back at the end.
+    with torch.random.fork_rng():
+        models = [
+            _build(make_model, g, seed).to(target)
+            for g, seed in zip(generators, seeds, strict=True)
+        ]
+        ensemble = _Stacked(models) if vectorize and len(models) > 1 else _OneByOne(models)
+        optimizer = torch.optim.Adam(ensemble.parameters, foreach=True)
+        losses, monitored, monitored_steps = [], [], []
 
-    def record(step: int) -> None:
-        if monitor is not None:
-            with torch.no_grad():
-                monitored.append(ensemble.call(monitor, ()).detach().cpu())
-            monitored_steps.append(step)
+        def record(step: int) -> None:
+            if monitor is not None:
+                with torch.no_grad():
+                    monitored.append(_scalars(ensemble.call(monitor, ()), "monitor").cpu())
+                monitored_steps.append(step)
 
-    for step in tqdm(range(steps), disable=not progress, leave=False, desc="training"):
-        if step % monitor_every == 0:
-            record(step)
-        _set_rate(optimizer, learning_rate, step / steps)
-        batches = [make_batch(g) for g in generators]
-        per_seed = ensemble.call(loss, _stacked(batches, target))
-        _stop_if_diverged(per_seed, step, seeds)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(per_seed.sum())
-        optimizer.step()
-        losses.append(per_seed.detach().cpu())
-    record(steps)
+        for step in _with_bar(range(steps), progress):
+            if step % monitor_every == 0:
+                record(step)
+            _set_rate(optimizer, learning_rate, step / steps)
+            batch = _stacked([make_batch(g) for g in generators], target)
+            per_seed = _scalars(ensemble.call(loss, batch), "loss")
+            _stop_if_diverged(per_seed, step, seeds)
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(per_seed.sum())
+            optimizer.step()
+            losses.append(per_seed.detach().cpu())
+        record(steps)
     ensemble.write_back()
     return Fit(
         [model.eval() for model in models],
@@ -127,6 +144,11 @@ def fit(
         torch.stack(monitored) if monitored else torch.empty(0, len(models)),
         monitored_steps,
     )
+
+
+def _with_bar(steps: range, progress: bool) -> Iterable[int]:
+    """The steps with a progress bar; the environment variable TQDM_DISABLE=1 hides it as well."""
+    return tqdm(steps, leave=False, desc="training") if progress else steps
 
 
 class _OneByOne:
@@ -168,18 +190,25 @@ class _Stacked:
             for index, model in enumerate(self._models):
                 for name, parameter in model.named_parameters():
                     parameter.copy_(self._state[name][index])
+                for name, buffer in model.named_buffers():
+                    buffer.copy_(self._buffers[name][index])
 
 
 def _build(
     make_model: Callable[[torch.Generator], nn.Module], g: torch.Generator, seed: int
 ) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make_model(g).train()
+    torch.manual_seed(seed)
+    return make_model(g).train()
 
 
 def _stacked(batches: list[Batch], device: torch.device) -> Batch:
     return tuple(torch.stack(tensors).to(device) for tensors in zip(*batches, strict=True))
+
+
+def _scalars(per_seed: Tensor, name: str) -> Tensor:
+    if per_seed.ndim != 1:
+        raise ValueError(f"{name} must return a scalar, got shape {tuple(per_seed.shape[1:])}")
+    return per_seed
 
 
 def _set_rate(

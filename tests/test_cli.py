@@ -1,0 +1,393 @@
+"""The command line, on a small course of its own; and the skeleton that `new` lays down."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import nbformat
+import papermill
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from kexue_lab import catalog as catalog_module
+from kexue_lab import cli, course, pages
+from kexue_lab import notebooks as notebooks_module
+from kexue_lab.catalog import SERIES, catalog
+from kexue_lab.notebooks import KERNEL_ENVIRONMENT, execute, normalise
+from kexue_lab.skeleton import SECTIONS, lay_down
+
+REAL = catalog()
+CHECKOUT = course.PACKAGE.parent
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch, tmp_path):
+    """`run` sets these for its kernels; put them back afterwards."""
+    for name in (*KERNEL_ENVIRONMENT, "KEXUE_FIGURES_DIR", "KEXUE_CLAIMS_DIR"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    monkeypatch.setenv("KEXUE_CLAIMS_DIR", str(tmp_path / "claims"))
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A course in which two articles are finished and two are planned."""
+    root = tmp_path / "course"
+    (root / "notebooks/mathematics").mkdir(parents=True)
+    (root / "notebooks/index.ipynb").write_text("{}")
+    names = ("mathematics/em", "mathematics/random_sector", "diffusion/ddim", "diffusion/unified")
+    finished = {"mathematics/em": 3, "mathematics/random_sector": 16}
+    articles = {n: replace(REAL[n], seconds=finished.get(n)) for n in names}
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(catalog_module, "catalog", lambda: articles)
+    monkeypatch.setattr(cli, "catalog", lambda: articles)
+    return root
+
+
+def write(path, *sources):
+    cells = [new_code_cell(source) for source in sources]
+    if len(cells) > 1:
+        cells[1].metadata["tags"] = ["parameters"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(normalise(new_notebook(cells=cells)), path)
+
+
+TINY = (
+    "import os",
+    'SEED = 0\nSCALE = "cpu"',
+    "print(SEED + 1, SCALE, os.environ['KEXUE_FIGURES_DIR'])",
+)
+
+
+@pytest.fixture
+def kernelless(small, monkeypatch):
+    """Record what papermill is asked for instead of starting a kernel."""
+    calls = []
+
+    def record(source, copy, parameters, **options):
+        calls.append(SimpleNamespace(source=source, copy=copy, parameters=parameters, **options))
+        shutil.copy(source, copy)
+
+    monkeypatch.setattr(papermill, "execute_notebook", record)
+    write(small / "notebooks/mathematics/em.ipynb", *TINY)
+    write(small / "notebooks/mathematics/random_sector.ipynb", *TINY)
+    return calls
+
+
+# --- list and open -----------------------------------------------------------------------------
+
+
+def test_list_shows_every_article_and_its_state(capsys):
+    assert cli.main(["list"]) == 0
+    out = capsys.readouterr().out
+    for article in REAL.values():
+        (line,) = [li for li in out.splitlines() if f" {article.name.split('/')[1]} " in li]
+        assert article.title in line
+        assert ("planned" in line) is not article.finished
+    done = sum(a.finished for a in REAL.values())
+    assert out.splitlines()[-1] == f"{done} finished, {38 - done} planned"
+    assert [li for li in out.splitlines() if li in SERIES] == list(SERIES)
+
+
+def test_list_needs_no_torch():
+    """The command answers at once: neither torch nor matplotlib is imported."""
+    script = (
+        "import sys; from kexue_lab.cli import main; main(['list'])\n"
+        "print(sorted({'torch', 'matplotlib', 'sympy', 'papermill'} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", ["open", "run", "new", "refresh"])
+def test_an_unknown_article_gets_the_nearest_names(small, capsys, command):
+    assert cli.main([command, "randm_sector"]) == 2
+    out, err = capsys.readouterr()
+    assert err == (
+        "kexue-lab: there is no article 'randm_sector'; did you mean mathematics/random_sector?\n"
+    )
+    assert out == ""
+
+
+@pytest.mark.parametrize("command", ["open", "run"])
+def test_a_planned_article_is_refused(small, capsys, command):
+    assert cli.main([command, "ddim"]) == 2
+    assert "diffusion/ddim is planned, not finished yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["dance"], ["run"], ["new"], ["run", "em", "-p", "SEED"]]
+)
+def test_bad_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "usage: kexue-lab" in capsys.readouterr().err
+
+
+class Started(Exception):
+    """JupyterLab takes the place of the process."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file"),
+    [([], "notebooks/index.ipynb"), (["em"], "notebooks/mathematics/em.ipynb")],
+)
+@pytest.mark.parametrize("screen", [True, False])
+def test_open_starts_jupyterlab(small, monkeypatch, capsys, arguments, file, screen):
+    calls = []
+
+    def start(program, command):
+        calls.append(command)
+        raise Started
+
+    monkeypatch.setattr(os, "execv", start)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setenv("DISPLAY", ":0")
+    if not screen:
+        monkeypatch.delenv("DISPLAY")
+    with pytest.raises(Started):
+        cli.main(["open", *arguments])
+    (command,) = calls
+    assert command[:3] == [sys.executable, "-m", "jupyterlab"]
+    assert any(str(small) in argument for argument in command)
+    assert any(argument.endswith(file) for argument in command)
+    assert ("--no-browser" in command) is not screen
+    assert ("open the address" in capsys.readouterr().out) is not screen
+
+
+def test_outside_a_course(small, tmp_path, monkeypatch, capsys):
+    (small / "notebooks/index.ipynb").unlink()
+    monkeypatch.setattr(course, "PACKAGE", tmp_path / "site-packages/kexue_lab")
+    assert cli.main(["open"]) == 2
+    assert "run this inside a clone of the course" in capsys.readouterr().err
+
+
+# --- run ---------------------------------------------------------------------------------------
+
+
+def test_run_with_parameters_leaves_a_copy_and_html(small, tmp_path, capsys):
+    source = small / "notebooks/mathematics/em.ipynb"
+    write(source, *TINY)
+    stored = source.read_bytes()
+    out = tmp_path / "out"
+    assert cli.main(["run", "em", "-p", "SEED", "41", "-p", "SCALE", "gpu", "-o", str(out)]) == 0
+    copy, page = out / "mathematics/em.ipynb", out / "mathematics/em.html"
+    text = nbformat.read(copy, as_version=4).cells[-1].outputs[0].text
+    assert text == f"42 gpu {out / 'figures'}\n"
+    assert "42 gpu" in page.read_text("utf8")
+    assert source.read_bytes() == stored
+    printed = capsys.readouterr()
+    assert str(copy) in printed.out
+    assert str(page) in printed.out
+
+
+def test_a_failed_claim_gives_status_1_and_keeps_the_copy(small, tmp_path, capsys):
+    write(
+        small / "notebooks/mathematics/em.ipynb",
+        "from kexue_lab.claims import Claims",
+        "SEED = 0",
+        'print("so far")',
+        'Claims("mathematics/em").bound("N1", "stays small", 2, below=1)',
+        'print("never")',
+    )
+    out = tmp_path / "out"
+    assert cli.main(["run", "em", "-o", str(out)]) == 1
+    printed = capsys.readouterr()
+    assert "FAILED in cell 4: ClaimFailed" in printed.err
+    assert "N1 does not hold: stays small" in printed.err
+    assert "largest value 2, not < 1" in printed.err
+    assert str(out / "mathematics/em.html") in printed.out
+    copy = (out / "mathematics/em.ipynb").read_text("utf8")
+    assert "so far\\n" in copy
+    page = (out / "mathematics/em.html").read_text("utf8")
+    assert "so far" in page
+    assert "stays small" in page
+
+
+def fails_with(error, monkeypatch):
+    def run(source, copy, *args, **kwargs):
+        shutil.copy(source, copy)
+        raise error
+
+    monkeypatch.setattr(papermill, "execute_notebook", run)
+
+
+def test_another_error_shows_its_traceback(kernelless, tmp_path, monkeypatch, capsys):
+    trace = ["Traceback (most recent call last)", "line 3, in solve", "ZeroDivisionError: by zero"]
+    error = papermill.PapermillExecutionError(
+        4, 3, "solve()", "ZeroDivisionError", "by zero", trace
+    )
+    fails_with(error, monkeypatch)
+    assert cli.main(["run", "em", "-o", str(tmp_path / "out")]) == 1
+    err = capsys.readouterr().err
+    assert "FAILED in cell 3: ZeroDivisionError" in err
+    assert "by zero" in err
+    assert "in solve" in err
+
+
+def test_a_kernel_that_dies_gives_status_1_and_keeps_the_copy(
+    kernelless, tmp_path, monkeypatch, capsys
+):
+    from nbclient.exceptions import DeadKernelError
+
+    fails_with(DeadKernelError("Kernel died"), monkeypatch)
+    assert cli.main(["run", "em", "-o", str(tmp_path / "out")]) == 1
+    assert "Kernel died" in capsys.readouterr().err
+    assert (tmp_path / "out/mathematics/em.html").is_file()
+
+
+def test_parameters_are_numbers_where_they_look_like_it(kernelless, tmp_path):
+    arguments = ["-p", "SEED", "7", "-p", "SCALE", "gpu", "-o", str(tmp_path / "out")]
+    assert cli.main(["run", "em", "random_sector", *arguments]) == 0
+    assert [c.parameters for c in kernelless] == [{"SEED": 7, "SCALE": "gpu"}] * 2
+    assert kernelless[0].cwd.endswith("notebooks/mathematics")
+    assert getattr(kernelless[0], "progress_bar", True)
+    assert cli.main(["run", "em", "-p", "SEED", "1e3", "-o", str(tmp_path / "out")]) == 0
+    assert kernelless[-1].parameters == {"SEED": 1000.0}
+
+
+def test_an_unknown_parameter(kernelless, tmp_path, capsys):
+    assert cli.main(["run", "em", "-p", "SPEED", "1", "-o", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert err == "kexue-lab: mathematics/em has no parameter SPEED; it has SEED, SCALE\n"
+    assert kernelless == []
+
+
+def test_all_names_and_parameters_are_checked_before_anything_runs(kernelless, small, tmp_path):
+    out = str(tmp_path / "out")
+    assert cli.main(["run", "em", "ddim", "-o", out]) == 2
+    write(small / "notebooks/mathematics/random_sector.ipynb", "import os", "SEED = 0")
+    assert cli.main(["run", "em", "random_sector", "-p", "SCALE", "gpu", "-o", out]) == 2
+    assert kernelless == []
+
+
+def test_one_failure_among_several_gives_status_1(kernelless, tmp_path, monkeypatch):
+    done = []
+
+    def run(source, copy, *args, **kwargs):
+        shutil.copy(source, copy)
+        done.append(copy)
+        if len(done) == 1:
+            raise papermill.PapermillExecutionError(1, 1, "", "E", "value", [])
+
+    monkeypatch.setattr(papermill, "execute_notebook", run)
+    assert cli.main(["run", "em", "random_sector", "-o", str(tmp_path / "out")]) == 1
+    assert len(done) == 2
+
+
+def test_the_copies_never_overwrite_the_course(kernelless, capsys):
+    assert cli.main(["run", "em", "-o", "notebooks"]) == 2
+    assert kernelless == []
+    assert "notebooks" in capsys.readouterr().err
+
+
+def test_refresh_executes_notebooks_and_solutions(small, monkeypatch, capsys):
+    done = []
+    monkeypatch.setattr(notebooks_module, "refresh", lambda path: done.append(path) or 1.5)
+    monkeypatch.setattr(pages, "write_pages", lambda: done.append("pages"))
+    assert cli.main(["refresh"]) == 0
+    assert done[0] == "pages"
+    assert [str(p.relative_to(small / "notebooks")) for p in done[1:]] == [
+        "mathematics/em.ipynb",
+        "solutions/mathematics/em.ipynb",
+        "mathematics/random_sector.ipynb",
+        "solutions/mathematics/random_sector.ipynb",
+    ]
+    assert "   1.5 s  notebooks/mathematics/em.ipynb" in capsys.readouterr().out
+
+
+# --- new ---------------------------------------------------------------------------------------
+
+FIVE = [
+    "kexue_lab/diffusion/ddim.py",
+    "kexue_lab/diffusion/ddim_exercises.py",
+    "tests/diffusion/test_ddim.py",
+    "notebooks/diffusion/ddim.ipynb",
+    "notebooks/solutions/diffusion/ddim.ipynb",
+]
+
+
+def files(root):
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def test_new_lays_down_five_files(small, capsys):
+    (small / "kexue_lab/diffusion").mkdir(parents=True)
+    (small / "kexue_lab/diffusion/__init__.py").write_text('"""Diffusion."""\n')
+    before = files(small)
+    assert cli.main(["new", "ddim"]) == 0
+    assert capsys.readouterr().out.splitlines() == FIVE
+    assert sorted(files(small).keys() - before.keys()) == sorted(FIVE)
+    assert before.items() <= files(small).items()
+
+
+def test_new_makes_the_series_a_package(small):
+    assert cli.main(["new", "ddim"]) == 0
+    assert (small / "kexue_lab/diffusion/__init__.py").read_text().startswith('"""')
+
+
+@pytest.mark.parametrize("existing", FIVE)
+def test_new_overwrites_nothing(small, capsys, existing):
+    path = small / existing
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    before = files(small)
+    assert cli.main(["new", "ddim"]) == 2
+    assert capsys.readouterr().err == f"kexue-lab: {existing} exists already; nothing was written\n"
+    assert files(small) == before
+
+
+def test_new_refuses_a_finished_article(small, capsys):
+    assert cli.main(["new", "em"]) == 2
+    assert "mathematics/em is finished already" in capsys.readouterr().err
+
+
+def test_the_skeleton_notebook_has_the_sections_and_parameters(small):
+    cli.main(["new", "ddim"])
+    notebook = nbformat.read(small / FIVE[3], as_version=4)
+    nbformat.validate(notebook)
+    headings = [c.source.split("\n")[0] for c in notebook.cells if c.source.startswith("## ")]
+    assert headings == [f"## {section}" for section in SECTIONS]
+    title = notebook.cells[0].source
+    article = REAL["diffusion/ddim"]
+    assert title.startswith(f"# {article.title}\n")
+    for part in (article.title_zh, article.source, *article.papers, *article.prerequisites):
+        assert part in title
+    (parameters,) = [c for c in notebook.cells if c.metadata.get("tags") == ["parameters"]]
+    assert all(name in parameters.source for name in ("SEED", "DEVICE", "SCALE"))
+
+
+@pytest.fixture(scope="module")
+def skeletons(tmp_path_factory):
+    """Every article's skeleton in one course with this project's settings."""
+    root = tmp_path_factory.mktemp("skeletons")
+    shutil.copy(CHECKOUT / "pyproject.toml", root)
+    (root / "kexue_lab").mkdir()
+    for module in course.PACKAGE.glob("*.py"):  # so that ruff knows them as this project's own
+        (root / "kexue_lab" / module.name).write_text('"""Stands for a shared module."""\n')
+    for article in REAL.values():
+        lay_down(article, root)
+    return root
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]])
+def test_ruff_accepts_every_skeleton(skeletons, command):
+    arguments = [sys.executable, "-m", "ruff", *command, "--no-cache", "-q", "."]
+    done = subprocess.run(arguments, cwd=skeletons, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[:3000]
+
+
+def test_the_skeleton_notebook_runs(skeletons):
+    execute(skeletons / "notebooks/diffusion/ddim.ipynb")
+
+
+def test_the_skeletons_test_asks_for_mathematics(skeletons):
+    text = (skeletons / "tests/diffusion/test_ddim.py").read_text("utf8")
+    assert "import kexue_lab.diffusion.ddim as article" in text
+    assert "assert" in text
