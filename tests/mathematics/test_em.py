@@ -601,6 +601,15 @@ def test_symmetric_mixture_tiny_rate_has_relative_accuracy() -> None:
     assert symmetric_mixture_rate(mu) == pytest.approx(expected, rel=1e-6, abs=0)
 
 
+@pytest.mark.parametrize("m", [2 - 1e-15, 2.0, 2 + 1e-15])
+def test_symmetric_mixture_where_break_points_nearly_meet(m: float) -> None:
+    # 20 / m lies one rounding error from mu + 8, and quad must not warn of that.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert symmetric_mixture_population(m, 2.0) == pytest.approx(2.0, abs=1e-13)
+        assert symmetric_mixture_rate(2.0, m) == pytest.approx(0.021655482, abs=1e-9)
+
+
 def test_symmetric_mixture_far_from_its_fixed_point() -> None:
     # A peak 1/m wide: M'(m) -> phi(mu) * integral of x^2 sech^2(m x) = phi(mu) pi^2 / (6 m^3), and
     # M(m) -> E|x|.

@@ -1,0 +1,275 @@
+"""What the exercises of mathematics/em check."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kexue_lab.exercises import Exercise, Mistake
+from kexue_lab.mathematics.em import em_rate, gmm_m_step, linkage_em_step, linkage_mle
+
+Inputs = Iterator[tuple[Any, ...]]
+
+
+def _tensor(values: Any) -> Tensor:
+    return torch.as_tensor(values, dtype=torch.float64)
+
+
+def _points_far_out(rng: np.random.Generator) -> Inputs:
+    yield _tensor([60.0]), _tensor([0.5, 0.5]), _tensor([-1.0, 1.0])
+    for k in (2, 3, 5):
+        x = np.append(3 * rng.standard_normal(6), [-300.0, 300.0])
+        yield _tensor(x), _tensor(rng.dirichlet(np.ones(k))), _tensor(2 * rng.standard_normal(k))
+
+
+def _responsibilities(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
+    return torch.softmax(weights.log() - 0.5 * (x[:, None] - means) ** 2, 1)
+
+
+def _by_densities(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
+    joint = weights * torch.exp(-0.5 * (x[:, None] - means) ** 2)
+    return joint / joint.sum(1, keepdim=True)
+
+
+def _responsibilities_unweighted(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
+    return torch.softmax(-0.5 * (x[:, None] - means) ** 2, 1)
+
+
+def _over_the_data(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
+    return torch.softmax(weights.log() - 0.5 * (x[:, None] - means) ** 2, 0)
+
+
+def _weighted_data(rng: np.random.Generator) -> Inputs:
+    x = _tensor([[-2.0], [-1.0], [0.0], [1.0], [3.0], [4.0]])
+    old = _tensor([[-1.0], [3.0]])
+    yield x, _responsibilities(x[:, 0], _tensor([0.5, 0.5]), old[:, 0]), old
+    for d, k in ((2, 2), (3, 4)):
+        resp = rng.dirichlet(np.ones(k), 12)
+        yield _tensor(rng.standard_normal((12, d))), _tensor(resp), _tensor(rng.random((k, d)))
+    far = rng.standard_normal((20, 2)) + 1e5
+    yield _tensor(far), _tensor(rng.dirichlet(np.ones(2), 20)), _tensor(far[:2])
+
+
+def _covariances(x: Tensor, resp: Tensor, old_means: Tensor) -> Tensor:
+    return gmm_m_step(x, resp)[2]
+
+
+def _covariances_about(x: Tensor, resp: Tensor, means: Tensor) -> Tensor:
+    deviation = x[:, None] - means
+    scatter = torch.einsum("nk,nki,nkj->kij", resp, deviation, deviation)
+    return scatter / resp.sum(0)[:, None, None]
+
+
+def _covariances_over_n(x: Tensor, resp: Tensor, old_means: Tensor) -> Tensor:
+    return _covariances(x, resp, old_means) * resp.mean(0)[:, None, None]
+
+
+def _second_moments_minus_means(x: Tensor, resp: Tensor, old_means: Tensor) -> Tensor:
+    mass = resp.sum(0)
+    means = resp.T @ x / mass[:, None]
+    second = torch.einsum("nk,ni,nj->kij", resp, x, x) / mass[:, None, None]
+    return second - means[:, :, None] * means[:, None, :]
+
+
+def _counts_and_rates(rng: np.random.Generator) -> Inputs:
+    for rates in ((1.0, 6.0), (2.0, 5.0), (1.0, 4.0, 12.0)):
+        x = _tensor(rng.poisson(rng.choice(rates, 30)))
+        weights, guess = _tensor(rng.dirichlet(np.full(len(rates), 5.0))), _tensor(rates)
+        for _ in range(3):
+            yield x, weights, guess
+            weights, guess = _poisson_step(x, weights, guess)
+
+
+def _poisson_responsibilities(x: Tensor, weights: Tensor, rates: Tensor) -> Tensor:
+    # x! is the same for all components and drops out.
+    return torch.softmax(weights.log() + x[:, None] * rates.log() - rates, 1)
+
+
+def _poisson_step(x: Tensor, weights: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+    resp = _poisson_responsibilities(x, weights, rates)
+    return resp.mean(0), x @ resp / resp.sum(0)
+
+
+def _poisson_unweighted(x: Tensor, weights: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+    resp = _poisson_responsibilities(x, weights, rates)
+    return resp.mean(0), x.mean().expand(len(rates))
+
+
+def _poisson_over_n(x: Tensor, weights: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+    resp = _poisson_responsibilities(x, weights, rates)
+    return resp.mean(0), x @ resp / len(x)
+
+
+def _linkage_counts(rng: np.random.Generator) -> Inputs:
+    yield 125, 18, 20, 34
+    for _ in range(4):
+        a, b, c, d = (int(v) for v in rng.integers(10, 100, 4))
+        yield a + 60, b, c, d
+
+
+def _linkage_rate(a: int, b: int, c: int, d: int) -> float:
+    counts = (a, b, c, d)
+    return em_rate(lambda theta: linkage_em_step(theta, counts), _tensor([linkage_mle(counts)]))
+
+
+def _linkage_map(theta: float, a: int, b: int, c: int, d: int) -> float:
+    return float(linkage_em_step(_tensor(theta), (a, b, c, d)))
+
+
+def _first_error_ratio(a: int, b: int, c: int, d: int) -> float:
+    star, first = linkage_mle((a, b, c, d)), _linkage_map(0.5, a, b, c, d)
+    return (_linkage_map(first, a, b, c, d) - star) / (first - star)
+
+
+def _first_step_ratio(a: int, b: int, c: int, d: int) -> float:
+    first = _linkage_map(0.5, a, b, c, d)
+    return (_linkage_map(first, a, b, c, d) - first) / (first - 0.5)
+
+
+def _observed_share(a: int, b: int, c: int, d: int) -> float:
+    return 1 - _linkage_rate(a, b, c, d)
+
+
+def _small_mixtures(rng: np.random.Generator) -> Inputs:
+    for n, k in ((6, 2), (10, 2), (15, 3)):
+        x = 2 * rng.standard_normal(n)
+        yield _tensor(x), _tensor(rng.dirichlet(np.full(k, 5.0))), _tensor(rng.choice(x, k, False))
+
+
+def _incremental(
+    x: Tensor, weights: Tensor, means: Tensor, *, likelihood: bool, frozen: bool = False
+) -> Tensor:
+    def log_joint() -> Tensor:
+        constant = 0.5 * math.log(2 * math.pi)
+        return weights.log() - 0.5 * (x[:, None] - means) ** 2 - constant
+
+    resp, values = torch.softmax(log_joint(), 1), []
+    for n in range(len(x)):
+        resp[n] = torch.softmax(log_joint()[n], 0)
+        if not frozen or n == len(x) - 1:
+            weights, means = resp.mean(0), x @ resp / resp.sum(0)
+        if likelihood:
+            values.append(-torch.logsumexp(log_joint(), 1).mean())
+        else:
+            values.append((torch.xlogy(resp, resp) - resp * log_joint()).sum(1).mean())
+    return torch.stack(values)
+
+
+def _joint_objective(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
+    return _incremental(x, weights, means, likelihood=False)
+
+
+def _minus_likelihood(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
+    return _incremental(x, weights, means, likelihood=True)
+
+
+def _one_m_step_per_sweep(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
+    return _incremental(x, weights, means, likelihood=False, frozen=True)
+
+
+EXERCISES = (
+    Exercise(
+        "responsibilities in log space",
+        solution=_responsibilities,
+        inputs=_points_far_out,
+        mistakes=(
+            Mistake(
+                "densities",
+                _by_densities,
+                "far out every density underflows to 0, and 0/0 is nan: use softmax of the logs.",
+            ),
+            Mistake(
+                "no weights",
+                _responsibilities_unweighted,
+                "Bayes' rule normalises the joint: add log π_k to the log density.",
+            ),
+            Mistake(
+                "over the data",
+                _over_the_data,
+                "the components share each point: normalise over k, not over n.",
+            ),
+        ),
+    ),
+    Exercise(
+        "covariances of the M-step",
+        solution=_covariances,
+        inputs=_weighted_data,
+        mistakes=(
+            Mistake(
+                "old means",
+                _covariances_about,
+                "take the scatter about the new means; the old ones are not needed.",
+            ),
+            Mistake(
+                "over N",
+                _covariances_over_n,
+                "divide by the component's mass Σ_n r_nk, not by N.",
+            ),
+            Mistake(
+                "second moment minus square",
+                _second_moments_minus_means,
+                "right on paper, but far from the origin this difference cancels: centre first.",
+            ),
+        ),
+        rtol=1e-8,
+    ),
+    Exercise(
+        "EM for a mixture of Poissons",
+        solution=_poisson_step,
+        inputs=_counts_and_rates,
+        mistakes=(
+            Mistake(
+                "the unweighted mean",
+                _poisson_unweighted,
+                "each rate is the mean of x with its own responsibilities as weights.",
+            ),
+            Mistake(
+                "over N",
+                _poisson_over_n,
+                "a weighted mean divides by the sum of its weights Σ_n r_nk, not by N.",
+            ),
+        ),
+    ),
+    Exercise(
+        "the rate for other linkage counts",
+        solution=_linkage_rate,
+        inputs=_linkage_counts,
+        mistakes=(
+            Mistake(
+                "the ratio of the first errors",
+                _first_error_ratio,
+                "this is how the first step shrank the error; the rate is the slope at θ* itself.",
+            ),
+            Mistake(
+                "the ratio of the first steps",
+                _first_step_ratio,
+                "this compares the first two steps; the rate is the slope at θ* itself.",
+            ),
+            Mistake(
+                "the observed share",
+                _observed_share,
+                "this is I_obs/I_c, the share that is known; the rate is the missing one.",
+            ),
+        ),
+    ),
+    Exercise(
+        "incremental EM",
+        solution=_joint_objective,
+        inputs=_small_mixtures,
+        mistakes=(
+            Mistake(
+                "minus the likelihood",
+                _minus_likelihood,
+                "this is -L, which may rise under partial E-steps: use the present r in G.",
+            ),
+            Mistake(
+                "one M-step per sweep",
+                _one_m_step_per_sweep,
+                "redo the M-step after each point, from all responsibilities.",
+            ),
+        ),
+    ),
+)
