@@ -1,5 +1,6 @@
 # make lab    open the course in JupyterLab          make test       everything, as CI runs it
 # make bench  our code beside what a user would pick  make notebooks  execute and store notebooks
+# make site   the course as a static site, build/site
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -9,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 DISK_MB := 5000
 
-.PHONY: lab test lint bench notebooks clean
+.PHONY: lab test lint bench notebooks site clean
 .DEFAULT_GOAL := lab
 
 lab: $(STAMP)
@@ -30,6 +31,9 @@ bench: $(STAMP)
 
 notebooks: $(STAMP)
 	@$(BIN)/kexue-lab refresh
+
+site: $(STAMP)
+	@$(BIN)/python docs/build.py
 
 clean:
 	rm -rf build runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -24,7 +24,9 @@ def bounds(lines):
 
 
 def required():
-    return bounds(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"])
+    extras = PROJECT["optional-dependencies"]
+    assert set(extras["app"]) <= set(extras["dev"])
+    return bounds(PROJECT["dependencies"] + extras["dev"])
 
 
 def version(text):
@@ -33,12 +35,13 @@ def version(text):
 
 def test_environment_yml_states_the_same_requirements():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf8"))
+    (pip,) = [part["pip"] for part in environment["dependencies"] if isinstance(part, dict)]
     lines = [line for line in environment["dependencies"] if isinstance(line, str)]
-    conda = bounds(line for line in lines if ">=" in line)
+    conda = bounds(line for line in [*lines, *pip] if ">=" in line)
     python = conda.pop("python")
     assert PROJECT["requires-python"] == f">={python}"
     assert conda == {CONDA_NAMES.get(name, name): low for name, low in required().items()}
-    assert {"pip": ["-e ."]} in environment["dependencies"]
+    assert "-e ." in pip
 
 
 def test_the_constraints_pin_every_requirement_at_or_above_its_bound():
