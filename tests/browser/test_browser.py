@@ -1,0 +1,148 @@
+"""The course in a real browser: JupyterLab, exercises, the static site, the app."""
+
+import statistics
+import time
+
+import nbformat
+import pytest
+
+from kexue_lab.catalog import catalog
+
+IDLE = '.jp-Notebook-ExecutionIndicator[data-status="idle"]'
+NOTEBOOKS = ["mathematics/random_sector", "diffusion/probability_flow"]
+SCROLLER = ".jp-WindowedPanel-outer"
+
+
+def open_notebook(page, lab, name):
+    address, token = lab
+    page.goto(f"{address}/doc/tree/notebooks/{name}.ipynb?token={token}&reset")
+    page.wait_for_selector(IDLE, timeout=60_000)
+
+
+def run_all(page):
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="busy"]', timeout=20_000)
+    page.wait_for_selector(IDLE, timeout=180_000)
+
+
+def scroll_to(page, selector):
+    """Scroll down until something matches: cells far away are not in the page yet."""
+    for _ in range(80):
+        if page.locator(selector).count():
+            page.locator(selector).first.scroll_into_view_if_needed()
+            return page.locator(selector).first
+        page.evaluate(f"document.querySelector('{SCROLLER}').scrollTop += 700")
+        page.wait_for_timeout(80)
+    raise AssertionError(f"nothing matches {selector}")
+
+
+def seconds_to_new_picture(page, picture):
+    """Press an arrow key on the focused slider and wait for another picture."""
+    before = picture.get_attribute("src")
+    start = time.perf_counter()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "([image, old]) => image.src !== old && image.complete",
+        arg=[picture.element_handle(), before],
+        timeout=10_000,
+    )
+    return time.perf_counter() - start
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_runs_and_its_slider_answers_in_jupyterlab(page, lab, course, name):
+    open_notebook(page, lab, name)
+    run_all(page)
+    handle = scroll_to(page, ".noUi-handle")
+    picture = page.locator("img.widget-image").first
+    handle.focus()
+    times = [seconds_to_new_picture(page, picture) for _ in range(7)]
+    assert statistics.median(times) < 0.2, times
+
+    page.keyboard.press("Control+s")
+    stored = course / "notebooks" / f"{name}.ipynb"
+    page.wait_for_timeout(2000)
+    cells = [c for c in nbformat.read(stored, as_version=4).cells if c.cell_type == "code"]
+    assert all(c.execution_count for c in cells)
+    assert not [o for c in cells for o in c.outputs if o.output_type == "error"]
+
+
+def answer(page, code):
+    """Type an answer to exercise 1 over the stub, run it, and return what its check says."""
+    editor = page.locator(".jp-CodeCell", has_text="def small_sector").last
+    editor.locator(".cm-content").click()
+    page.keyboard.press("Control+a")
+    page.keyboard.insert_text(code)
+    page.keyboard.press("Control+Enter")
+    page.wait_for_timeout(500)
+    page.wait_for_selector(IDLE, timeout=30_000)
+    page.wait_for_timeout(500)
+    return editor.locator(".jp-OutputArea").inner_text()
+
+
+def test_an_exercise_shows_a_hint_and_then_its_check_mark(page, lab):
+    open_notebook(page, lab, "solutions/mathematics/random_sector")
+    run_all(page)
+    scroll_to(page, "text=def small_sector")
+    check = 'exercise("mathematics/random_sector", 1).check(small_sector)'
+    wrong = answer(page, f"def small_sector(n, turn): return turn ** (n - 1)\n\n{check}")
+    assert "✗ Exercise 1" in wrong
+    assert "hint: " in wrong
+    right = answer(page, f"def small_sector(n, turn): return n * turn ** (n - 1)\n\n{check}")
+    assert "✓ Exercise 1" in right
+    assert "hint" not in right
+
+
+def test_the_site(page, site):
+    page.goto(f"{site}/index.html")
+    finished = [article for article in catalog().values() if article.finished]
+    assert page.locator(".sd-card").count() == len(finished)
+    page.locator(".sd-card").first.click()
+    page.wait_for_selector("mjx-container")
+    assert page.locator("article h1").count() == 1
+    page.goto(f"{site}/verified.html")
+    page.locator("table a[href*='#claim-']").first.click()
+    page.wait_for_url("**/*#claim-*")
+    assert not page.errors
+    assert all(url.startswith((site, "data:", "blob:")) for url in page.requests)
+
+
+def test_the_site_is_searched_by_a_chinese_title(page, site):
+    title = catalog()["diffusion/probability_flow"].title_zh
+    page.goto(f"{site}/search.html?q={title}")
+    page.wait_for_selector("#search-results li a", timeout=20_000)
+    links = page.locator("#search-results li a").all()
+    assert any("diffusion/probability_flow" in link.get_attribute("href") for link in links)
+    assert not page.errors
+
+
+def test_a_frame_slider_moves_on_the_site(page, site):
+    page.goto(f"{site}/mathematics/random_sector.html")
+    box = page.locator(".kx-frames").first
+    slider, picture = box.locator("input"), box.locator("img")
+    slider.scroll_into_view_if_needed()
+    before, label = picture.get_attribute("src"), box.locator("output").inner_text()
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    assert picture.get_attribute("src") != before
+    assert box.locator("output").inner_text() != label
+    page.wait_for_function("(image) => image.naturalWidth > 0", arg=picture.element_handle())
+    assert not page.errors
+
+
+def test_the_site_fits_a_phone(browser, site):
+    phone = browser.new_page(viewport={"width": 390, "height": 800})
+    for name in ("index", "mathematics/random_sector", "verified"):
+        phone.goto(f"{site}/{name}.html")
+        phone.wait_for_timeout(1500)
+        assert phone.evaluate("document.documentElement.scrollWidth") <= 390, name
+    phone.close()
+
+
+def test_the_app_serves_an_articles_explorers(page, app):
+    page.goto(app)
+    page.wait_for_selector(".noUi-handle", timeout=90_000)
+    page.locator(".noUi-handle").first.focus()
+    seconds_to_new_picture(page, page.locator("img.widget-image").first)
+    assert page.locator("pre").filter(has_text="Error").count() == 0
