@@ -73,9 +73,9 @@ def normalise(notebook: Any) -> Any:
 
 
 def _cell_id(cell: Any, seen: dict[str, int]) -> str:
-    digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:10]
-    seen[digest] = seen.get(digest, 0) + 1
-    return digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+    mark = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:10]
+    seen[mark] = seen.get(mark, 0) + 1
+    return mark if seen[mark] == 1 else f"{mark}-{seen[mark]}"
 
 
 def _merged(outputs: list[Any]) -> list[Any]:
