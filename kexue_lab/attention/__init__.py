@@ -1,0 +1,1 @@
+"""Attention: its linear forms and what they keep of softmax attention."""

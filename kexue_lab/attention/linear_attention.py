@@ -1,0 +1,400 @@
+"""Attention without softmax: feature maps, and the linear, causal and dense forms they give.
+
+Generalised attention averages values with weights from a similarity of query and key,
+o_i = Σ_j sim(q_i, k_j) v_j / Σ_j sim(q_i, k_j). Softmax attention has sim = exp(q·k). With
+sim = φ(q)·φ(k), features in D dimensions, the sums over j do not depend on i: n D d_v multiply-adds
+twice instead of n² (d + d_v), and a causal mask leaves an RNN whose state is D x (d_v + 1) numbers.
+
+Queries are (..., n_q, d), keys (..., n, d), values (..., n, d_v); leading dimensions broadcast. No
+function here scales q·k by 1/√d, and none branches on the values of a tensor, so that all of them
+work under autograd and `torch.func.vmap`. Half-precision inputs are summed in float32.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FeatureMap = Callable[[Tensor], Tensor]
+"""A feature map φ, applied to every row: (..., n, d) to (..., n, D)."""
+
+State = tuple[Tensor, Tensor]
+"""What a causal pass remembers: S = Σ φ(k) vᵀ, (..., D, d_v), and z = Σ φ(k), (..., D)."""
+
+Kind = Literal["softmax", "elu", "taylor", "efficient"]
+
+
+def elu_feature_map(x: Tensor) -> Tensor:
+    """Compute φ(x) = elu(x) + 1, that is 1 + x for x > 0 and exp(x) otherwise.
+
+    Unlike `torch.nn.functional.elu(x) + 1` it keeps its relative accuracy for very negative x,
+    where that sum rounds to 0. Note that φ(0) = 1: a padding mask belongs on the features.
+
+    Args:
+        x: any shape.
+
+    Returns:
+        Positive features, of the shape of `x`.
+
+    Raises:
+        TypeError: if `x` is not a floating-point tensor.
+
+    Source: Katharopoulos et al., "Transformers are RNNs", arXiv:2006.16236, section
+    3.2.1.
+    """
+    _check_tensors(x=x)
+    # At x = 0 clamp passes the gradient and relu does not: it is 1 there, as it should be.
+    return x.clamp(max=0).exp() + F.relu(x)
+
+
+def normalized_taylor_feature_map(x: Tensor, eps: float = 0.0) -> Tensor:
+    """Compute φ(x) = (1, x̂) with x̂ = x / max(|x|, eps), so that φ(q)·φ(k) = 1 + q̂·k̂.
+
+    This is exp(s) ≈ 1 + s kept non-negative by unit length; φ(q)·φ(k) lies in [0, 2] and is 0 for
+    opposite vectors. A zero row maps to (1, 0).
+
+    Args:
+        x: shape (..., d).
+        eps: smallest length by which a row is divided.
+
+    Returns:
+        Features, shape (..., d + 1).
+
+    Raises:
+        TypeError: if `x` is not a floating-point tensor.
+        ValueError: if `x` has no dimension, or `eps` is negative or not finite.
+
+    Source: Su Jianlin, "Exploring linear attention: must attention have a softmax?", 2020.
+    """
+    _check_tensors(1, x=x)
+    _check_eps(eps)
+    # The largest entry is taken out first, so that no square under- or overflows.
+    largest = x.detach().abs().amax(-1, keepdim=True)
+    largest = torch.where(largest > 0, largest, 1)
+    row = x / largest
+    length = torch.linalg.vector_norm(row, dim=-1, keepdim=True)
+    length = torch.where(length > 0, length, 1)
+    return torch.cat([torch.ones_like(length), row / length.maximum(eps / largest)], -1)
+
+
+def linear_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    feature_map: FeatureMap | None = elu_feature_map,
+    is_causal: bool = False,
+    chunk_size: int = 64,
+    eps: float = 0.0,
+) -> Tensor:
+    """Compute o_i = Σ_j φ(q_i)·φ(k_j) v_j / (Σ_j φ(q_i)·φ(k_j) + eps) without an n x n matrix.
+
+    With `is_causal` the sums run over j ≤ i, chunk by chunk: for a chunk with incoming state (S, z)
+    the numerators are tril(Φ_q Φ_kᵀ) V + Φ_q S, after which S grows by Φ_kᵀ V; z likewise, with
+    ones for V. Chunks of 1 are the recurrence of `linear_attention_step`, one chunk is the masked
+    quadratic form; time and memory are linear in n.
+
+    A row whose weights are all 0 is 0/0 = nan at eps = 0. Under a causal mask the first output is
+    v_1 for positive features, but 0/0 for `normalized_taylor_feature_map` at opposite q_1 and k_1.
+
+    Args:
+        q: queries, shape (..., n_q, d).
+        k: keys, shape (..., n, d).
+        v: values, shape (..., n, d_v), of the same dtype.
+        feature_map: φ; None if `q` and `k` are features already, for instance features of keys that
+            were set to 0 where the input is padding.
+        is_causal: whether output i sees keys j ≤ i only; n_q = n then.
+        chunk_size: rows of one causal chunk; the result depends on it only by rounding.
+        eps: added to the denominator.
+
+    Returns:
+        Outputs, shape (..., n_q, d_v), in the dtype of `v`.
+
+    Raises:
+        TypeError: if `q`, `k`, `v` or features are not floating-point tensors, the dtypes of `q`,
+            `k` and `v` differ, `feature_map` is not callable or `chunk_size` is not an int.
+        ValueError: if shapes disagree or n, d or d_v is 0, the feature map does not keep the
+            leading shape, `chunk_size` < 1, or `eps` is negative or not finite.
+
+    Source: Katharopoulos et al., arXiv:2006.16236, sections 3.2 and 3.3; the chunked form is that
+    of Sun et al., "Retentive Network", arXiv:2307.08621, without decay.
+    """
+    _check_attention(is_causal, q, k, v)
+    if not isinstance(chunk_size, int):
+        raise TypeError(f"chunk_size must be an int, got {type(chunk_size).__name__}")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    _check_eps(eps)
+    phi_q, phi_k = _features(q, k, feature_map)
+    wide = _sum_dtype(v)
+    phi_q, phi_k, values = phi_q.to(wide), phi_k.to(wide), v.to(wide)
+    # A column of ones carries the denominator (and z) through the same products.
+    extended = torch.cat([values, torch.ones_like(values[..., :1])], -1)
+    if is_causal:
+        sums = _causal_sums(phi_q, phi_k, extended, chunk_size)
+    else:
+        sums = phi_q @ (phi_k.mT @ extended)
+    return (sums[..., :-1] / (sums[..., -1:] + eps)).to(v.dtype)
+
+
+def linear_attention_step(
+    phi_q: Tensor, phi_k: Tensor, v: Tensor, state: State | None = None
+) -> tuple[Tensor, State]:
+    """Compute one token of causal linear attention and the state after it.
+
+    S ← S + φ(k) vᵀ, z ← z + φ(k), then o = Sᵀφ(q) / (z·φ(q)). The token is stored before it is
+    read; read first, the first token would see an empty state, 0/0.
+
+    Args:
+        phi_q: features of the query, shape (..., D).
+        phi_k: features of the key, shape (..., D).
+        v: value, shape (..., d_v), of the same dtype.
+        state: (S, z) of the tokens before, shapes (..., D, d_v) and (..., D), as returned by the
+            step before; None before the first token. It is not changed.
+
+    Returns:
+        (output, (S, z)): the output has shape (..., d_v) and the dtype of `v`; S and z have that
+        dtype too, but float32 where it is a half precision.
+
+    Raises:
+        TypeError: if an argument is not a floating-point tensor, the dtypes of `phi_q`, `phi_k` and
+            `v` differ, or those of the state are not as returned.
+        ValueError: if shapes disagree or D or d_v is 0.
+
+    Source: Katharopoulos et al., arXiv:2006.16236, section 3.4.
+    """
+    _check_tensors(1, phi_q=phi_q, phi_k=phi_k, v=v)
+    _check_equal("phi_k", "D", phi_k.shape[-1], phi_q.shape[-1])
+    wide = _sum_dtype(v)
+    tensors = {"phi_q": phi_q.shape[:-1], "phi_k": phi_k.shape[:-1], "v": v.shape[:-1]}
+    if state is not None:
+        _check_state(state, (phi_k.shape[-1], v.shape[-1]), wide)
+        tensors |= {"state[0]": state[0].shape[:-2], "state[1]": state[1].shape[:-1]}
+    _check_leading(tensors)
+    phi_q, phi_k, value = phi_q.to(wide), phi_k.to(wide), v.to(wide)
+    old_sum, old_normalizer = (0.0, 0.0) if state is None else state
+    new_sum = old_sum + phi_k[..., :, None] * value[..., None, :]
+    new_normalizer = old_normalizer + phi_k
+    numerator = (phi_q[..., None, :] @ new_sum).squeeze(-2)
+    denominator = (phi_q * new_normalizer).sum(-1, keepdim=True)
+    return (numerator / denominator).to(v.dtype), (new_sum, new_normalizer)
+
+
+def efficient_attention(q: Tensor, k: Tensor, v: Tensor, *, is_causal: bool = False) -> Tensor:
+    """Compute the double softmax softmax_features(Q) (softmax_sequence(K)ᵀ V).
+
+    The weights of every output sum to 1 without a division. Not to be confused with linear
+    attention on the features softmax(q) and exp(k): that normalises after mixing the channels,
+    this normalises each channel over the sequence.
+
+    Args:
+        q: queries, shape (..., n_q, d).
+        k: keys, shape (..., n, d).
+        v: values, shape (..., n, d_v), of the same dtype.
+        is_causal: must be False: the softmax over the sequence sees the future.
+
+    Returns:
+        Outputs, shape (..., n_q, d_v).
+
+    Raises:
+        TypeError: if an argument is not a floating-point tensor or the dtypes differ.
+        ValueError: if shapes disagree or n, d or d_v is 0, or `is_causal` is set.
+
+    Source: Shen et al., "Efficient Attention", arXiv:1812.01243, section 3.
+    """
+    _check_attention(is_causal, q, k, v)
+    _check_not_causal(is_causal)
+    return q.softmax(-1) @ (k.softmax(-2).mT @ v)
+
+
+def attention_matrix(
+    q: Tensor, k: Tensor, *, kind: Kind, is_causal: bool = False, scale: float = 1.0
+) -> Tensor:
+    """Compute the dense matrix A of attention weights, rows summing to 1, output A V.
+
+    The similarities, of q multiplied by `scale`, are exp(q·k) for "softmax", φ(q)·φ(k) with elu + 1
+    for "elu", 1 + q̂·k̂ for "taylor" (which no positive scale changes); "efficient" is the double
+    softmax. Quadratic in n: for teaching and tests.
+
+    Args:
+        q: queries, shape (..., n_q, d).
+        k: keys, shape (..., n, d).
+        kind: "softmax", "elu", "taylor" or "efficient".
+        is_causal: whether A is 0 above the diagonal; n_q = n then.
+        scale: factor of the queries; 1/√d is the customary one for "softmax".
+
+    Returns:
+        Weights, shape (..., n_q, n); a row of "taylor" without any weight is nan.
+
+    Raises:
+        TypeError: if `q` or `k` is not a floating-point tensor or the dtypes differ.
+        ValueError: if shapes disagree or n or d is 0, `kind` is unknown, `kind` is "efficient" and
+            `is_causal` is set, or `scale` is not finite.
+
+    Source: Tsai et al., "Transformer Dissection", arXiv:1908.11775, for the general similarity.
+    """
+    _check_attention(is_causal, q, k)
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind must be one of {get_args(Kind)}, got {kind!r}")
+    if not math.isfinite(scale):
+        raise ValueError(f"scale must be finite, got {scale}")
+    q = scale * q
+    if kind == "efficient":
+        _check_not_causal(is_causal)
+        return q.softmax(-1) @ k.softmax(-2).mT
+    if kind == "softmax":
+        scores = q @ k.mT
+        if is_causal:
+            future = torch.ones_like(scores, dtype=torch.bool).triu(1)
+            scores = scores.masked_fill(future, -math.inf)
+        return scores.softmax(-1)
+    phi = elu_feature_map if kind == "elu" else normalized_taylor_feature_map
+    weights = phi(q) @ phi(k).mT
+    if is_causal:
+        weights = weights.tril()
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def random_softmax_features(
+    x: Tensor,
+    n_features: int,
+    *,
+    generator: torch.Generator | None = None,
+    projection: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Compute positive random features φ with E φ(q)·φ(k) = exp(q·k), and the draw they used.
+
+    φ(x) = exp(Wᵀx − |x|²/2) / √m with m columns w ~ N(0, I). Queries and keys need the same W: pass
+    the one returned for the queries as `projection` for the keys. The relative variance of
+    φ(q)·φ(k) is (exp(|q + k|²) − 1) / m; multiply x by d^(−1/4) for softmax at scale 1/√d.
+
+    Args:
+        x: shape (..., d).
+        n_features: m.
+        generator: source of W; not used when `projection` is given.
+        projection: W, shape (d, m); drawn when None.
+
+    Returns:
+        (features, W), shapes (..., m) and (d, m).
+
+    Raises:
+        TypeError: if `x` or `projection` is not a floating-point tensor, their dtypes differ, or
+            `n_features` is not an int.
+        ValueError: if `x` has no dimension, `n_features` < 1 or `projection` is not (d, m).
+
+    Source: Choromanski et al., "Rethinking Attention with Performers", arXiv:2009.14794, lemma 1
+    and, for the variance, lemma 2.
+    """
+    _check_tensors(1, x=x)
+    if not isinstance(n_features, int):
+        raise TypeError(f"n_features must be an int, got {type(n_features).__name__}")
+    if n_features < 1:
+        raise ValueError(f"n_features must be at least 1, got {n_features}")
+    shape = (x.shape[-1], n_features)
+    if projection is None:
+        projection = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
+    _check_tensors(x=x, projection=projection)
+    if projection.shape != shape:
+        raise ValueError(f"projection must have shape {shape}, got {tuple(projection.shape)}")
+    exponent = x @ projection - x.square().sum(-1, keepdim=True) / 2
+    return exponent.exp() / math.sqrt(n_features), projection
+
+
+def _causal_sums(phi_q: Tensor, phi_k: Tensor, values: Tensor, chunk_size: int) -> Tensor:
+    """Σ_{j ≤ i} φ(q_i)·φ(k_j) v_j for every i, with a state carried from chunk to chunk."""
+    outputs: list[Tensor] = []
+    state = phi_k.new_zeros(phi_k.shape[-1], values.shape[-1])
+    # One split, not n / chunk_size slices: each slice's gradient would be as long as the sequence.
+    chunks = (torch.split(x, chunk_size, dim=-2) for x in (phi_q, phi_k, values))
+    for q, k, v in zip(*chunks, strict=True):
+        outputs.append((q @ k.mT).tril() @ v + q @ state)
+        state = state + k.mT @ v
+    return torch.cat(outputs, -2)
+
+
+def _features(q: Tensor, k: Tensor, feature_map: FeatureMap | None) -> tuple[Tensor, Tensor]:
+    if feature_map is None:
+        return q, k
+    if not callable(feature_map):
+        raise TypeError(f"feature_map must be callable or None, got {type(feature_map).__name__}")
+    phi_q, phi_k = feature_map(q), feature_map(k)
+    for name, x, phi in (("q", q, phi_q), ("k", k, phi_k)):
+        _check_tensors(1, **{f"feature_map({name})": phi})
+        if phi.shape[:-1] != x.shape[:-1]:
+            raise ValueError(
+                f"feature_map must keep all but the last dimension of {tuple(x.shape)}, "
+                f"got {tuple(phi.shape)}"
+            )
+    _check_equal("feature_map(k)", "D", phi_k.shape[-1], phi_q.shape[-1])
+    return phi_q, phi_k
+
+
+def _sum_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which sums over a sequence are kept: half precision would lose them."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _check_tensors(min_ndim: int = 0, /, **tensors: Tensor) -> None:
+    """Check floating-point tensors of one dtype, with none of their last `min_ndim` axes empty."""
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            found = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"{name} must be a floating-point tensor, got {found}")
+        if value.ndim < min_ndim or 0 in value.shape[value.ndim - min_ndim :]:
+            raise ValueError(
+                f"{name} must have at least {min_ndim} non-empty dimension(s), "
+                f"got shape {tuple(value.shape)}"
+            )
+    if len({value.dtype for value in tensors.values()}) > 1:
+        dtypes = ", ".join(str(value.dtype) for value in tensors.values())
+        raise TypeError(f"{', '.join(tensors)} must share one dtype, got {dtypes}")
+
+
+def _check_attention(is_causal: bool, q: Tensor, k: Tensor, v: Tensor | None = None) -> None:
+    """Check q (..., n_q, d), k (..., n, d) and, where given, v (..., n, d_v)."""
+    tensors = {"q": q, "k": k} if v is None else {"q": q, "k": k, "v": v}
+    _check_tensors(2, **tensors)
+    _check_equal("k", "d", k.shape[-1], q.shape[-1])
+    if v is not None:
+        _check_equal("v", "n", v.shape[-2], k.shape[-2])
+    if is_causal:
+        _check_equal("q", "n_q = n for is_causal", q.shape[-2], k.shape[-2])
+    _check_leading({name: value.shape[:-2] for name, value in tensors.items()})
+
+
+def _check_state(state: State, shape: tuple[int, int], dtype: torch.dtype) -> None:
+    for name, value, tail in (("state[0]", state[0], shape), ("state[1]", state[1], shape[:1])):
+        _check_tensors(**{name: value})
+        if value.dtype != dtype:
+            raise TypeError(f"{name} must have dtype {dtype}, got {value.dtype}")
+        if value.shape[-len(tail) :] != tail:
+            raise ValueError(f"{name} must have shape (..., *{tail}), got {tuple(value.shape)}")
+
+
+def _check_leading(shapes: dict[str, torch.Size]) -> None:
+    try:
+        np.broadcast_shapes(*shapes.values())
+    except ValueError:
+        found = ", ".join(str(tuple(shape)) for shape in shapes.values())
+        raise ValueError(
+            f"{', '.join(shapes)} must have leading dimensions that broadcast, got {found}"
+        ) from None
+
+
+def _check_equal(name: str, what: str, found: int, expected: int) -> None:
+    if found != expected:
+        raise ValueError(f"{name} must have {what} = {expected}, got {found}")
+
+
+def _check_not_causal(is_causal: bool) -> None:
+    if is_causal:
+        raise ValueError("is_causal must be False: the softmax over the sequence sees the future")
+
+
+def _check_eps(eps: float) -> None:
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"eps must be non-negative and finite, got {eps}")
