@@ -31,6 +31,7 @@ def figure():
 def draw(height=1.0, steps=5, name="b", log=False):
     fig, axes = plt.subplots(figsize=(1, 1))
     axes.plot([0, height], [0, steps])
+    axes.set(xlim=(0, 2), ylim=(0, 30))
     if height > 1.8:
         raise ValueError(f"too <high> at {height}")
     return fig

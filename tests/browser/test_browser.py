@@ -27,7 +27,9 @@ def run_all(page):
 
 
 def scroll_to(page, selector):
-    """Scroll down until something matches: cells far away are not in the page yet."""
+    """Scroll down from the top until something matches: cells far away are not in the page."""
+    page.evaluate(f"document.querySelector('{SCROLLER}').scrollTop = 0")
+    page.wait_for_timeout(200)
     for _ in range(80):
         if page.locator(selector).count():
             page.locator(selector).first.scroll_into_view_if_needed()
