@@ -1,0 +1,1 @@
+"""Optimisation: step sizes, clipping and the dynamics of training."""
