@@ -1,0 +1,1 @@
+"""Loss functions: what they optimise, and what that does to a classifier."""
