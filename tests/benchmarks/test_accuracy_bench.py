@@ -7,25 +7,16 @@ Carlo's time over ours, from the fastest round of each.
 """
 
 import math
-import time
-from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
+from timing import fastest
 from torch import Tensor
 
 from kexue_lab.losses.accuracy import expected_accuracy
 
 ROUNDS, BATCH, CHUNK = 3, 32, 4096
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def monte_carlo(mu: Tensor, y: Tensor, draws: int) -> Tensor:
@@ -37,15 +28,6 @@ def monte_carlo(mu: Tensor, y: Tensor, draws: int) -> Tensor:
         eps = torch.randn(min(CHUNK, draws - start), *mu.shape, generator=gen, dtype=mu.dtype)
         hits += ((mu + eps).argmax(-1) == y).sum(0)
     return hits / draws
-
-
-def fastest(run: Callable[[], object]) -> float:
-    times = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 @pytest.mark.parametrize(
@@ -73,8 +55,8 @@ def test_time_at_equal_error(
     sampled = monte_carlo(mu, y, draws)
     ratio_of_errors = ((sampled - exact).square().mean().sqrt() / error).item()
     assert 0.5 < ratio_of_errors < 2
-    peer = fastest(lambda: monte_carlo(mu, y, draws))
-    own = fastest(ours)
+    peer = fastest(lambda: monte_carlo(mu, y, draws), ROUNDS)
+    own = fastest(ours, ROUNDS)
     benchmark.pedantic(ours, rounds=ROUNDS)
     ratio = peer / own
     benchmark.extra_info.update(ratio=ratio, ours_ms=1e3 * own, monte_carlo_ms=1e3 * peer)

@@ -5,9 +5,8 @@ the same data from the same starts with the same number of steps, on one thread.
 scikit-learn's time per restart over ours, from the fastest round of each.
 """
 
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -17,21 +16,12 @@ from sklearn.datasets import load_digits, load_iris
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
-from threadpoolctl import threadpool_limits
+from timing import fastest
 from torch import Tensor
 
 from kexue_lab.mathematics.em import fit_gmm, gmm_e_step
 
 STEPS, ROUNDS = 100, 3
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        yield
-    torch.set_num_threads(threads)
 
 
 def iris() -> Tensor:
@@ -48,15 +38,6 @@ def random_starts(x: Tensor, k: int, batch: int) -> tuple[Tensor, Tensor, Tensor
     rows = torch.stack([torch.randperm(len(x), generator=gen)[:k] for _ in range(batch)])
     covariances = torch.cov(x.mT).expand(k, -1, -1)
     return torch.full((k,), 1 / k, dtype=x.dtype), x[rows], covariances
-
-
-def fastest(run: Callable[[], object]) -> float:
-    times = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 @pytest.mark.parametrize(
@@ -107,10 +88,10 @@ def test_time_per_restart(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         scores = torch.tensor(theirs(), dtype=x.dtype)
-        peer = fastest(theirs)
+        peer = fastest(theirs, ROUNDS)
     torch.testing.assert_close(ours(), scores, rtol=0, atol=1e-8)
     # Measured as the peer is; the fixture's own figures go to pytest-benchmark's table.
-    own = fastest(ours)
+    own = fastest(ours, ROUNDS)
     benchmark.pedantic(ours, rounds=ROUNDS)
     ratio = peer / own
     per_step = 1e3 / (STEPS * len(means))

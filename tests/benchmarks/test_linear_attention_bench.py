@@ -9,13 +9,12 @@ computes another function: only its time is compared. Memory is what the process
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 import torch.nn.functional as F
 from pytest_benchmark.fixture import BenchmarkFixture
+from timing import fastest
 from torch import Tensor
 
 from kexue_lab.attention.linear_attention import (
@@ -50,23 +49,6 @@ before = peak_mib()
 attend(*inputs)
 print(peak_mib() - before)
 """
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def fastest(run: Callable[[], object], rounds: int) -> float:
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def recurrence(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
