@@ -20,7 +20,7 @@ from kexue_lab.pages import index_notebook, readme_with_table
 from kexue_lab.skeleton import SECTIONS
 
 ROOT = Path(__file__).parents[1]
-IMPORT_NAMES = {"scikit-learn": "sklearn", "ipython": "IPython"}
+IMPORT_NAMES = {"scikit-learn": "sklearn", "ipython": "IPython", "pillow": "PIL", "pot": "ot"}
 FORBIDDEN = {
     "an address": r"0x[0-9a-f]{6,}",
     "a path": r"(?<!\w)/(?:home|root|tmp|usr|Users|opt|var|work|mnt)/",

@@ -1,0 +1,1 @@
+"""Text as vectors: distances, embeddings and decoding."""
