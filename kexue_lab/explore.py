@@ -54,7 +54,7 @@ def measure_explorers() -> list[dict[str, Any]]:
     return [explorer.measure() for explorer in _explorers.values()]
 
 
-def save_frames(folder: Path, count: int = 16) -> None:
+def save_frames(folder: Path, count: int = 16, limit: int = 300_000) -> None:
     """Save every explorer's picture along its first control, for pages without a kernel.
 
     Writes `<folder>/<draw's name>/00.png …` and `frames.json` with the control and its values; the
@@ -63,27 +63,45 @@ def save_frames(folder: Path, count: int = 16) -> None:
     Args:
         folder: made if it does not exist.
         count: at most so many frames for each explorer.
+        limit: at most so many bytes for each explorer; fewer frames are kept where they are large.
     """
     for order, (name, explorer) in enumerate(_explorers.items()):
         target = folder / name
         target.mkdir(parents=True, exist_ok=True)
         control, *_ = explorer.controls
-        values = explorer.steps(control, count)
-        for number, value in enumerate(values):
-            picture = Image.open(
-                io.BytesIO(explorer.render(**explorer.values() | {control: value}))
-            )
-            reduced = picture.convert("RGB").quantize(64)
-            reduced.save(target / f"{number:02d}.png", optimize=True)
+        values, pictures = _frames_within(explorer, control, count, limit)
+        for number, picture in enumerate(pictures):
+            (target / f"{number:02d}.png").write_bytes(picture)
+        start = explorer.values()[control]
         record = {
             "number": order,
             "control": explorer.controls[control].description,
             "values": [f"{v:g}" if isinstance(v, (int, float)) else str(v) for v in values],
-            "start": values.index(
-                min(values, key=lambda v: _distance(v, explorer.values()[control]))
-            ),
+            "start": values.index(min(values, key=lambda v: _distance(v, start))),
         }
         (target / "frames.json").write_text(json.dumps(record, ensure_ascii=False), "utf8")
+
+
+def _frames_within(
+    explorer: "Explorer", control: str, count: int, limit: int
+) -> tuple[list[Any], list[bytes]]:
+    """As many frames over a control's range as fit into the limit, at least its two ends."""
+    while True:
+        values = explorer.steps(control, count)
+        at = explorer.values()
+        pictures = [_reduced(explorer.render(**at | {control: value})) for value in values]
+        size = sum(map(len, pictures))
+        if size <= limit or count <= 2:
+            return values, pictures
+        count = max(2, min(count - 1, count * limit // size))
+
+
+def _reduced(picture: bytes) -> bytes:
+    """The picture with 64 colours."""
+    buffer = io.BytesIO()
+    reduced = Image.open(io.BytesIO(picture)).convert("RGB").quantize(64)
+    reduced.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
 
 
 class Explorer:
