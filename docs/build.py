@@ -20,7 +20,7 @@ from check_links import problems
 from nbformat.v4 import new_code_cell, new_markdown_cell
 from sphinx.cmd.build import main as sphinx_build
 
-from kexue_lab.catalog import SERIES, Article, catalog, next_articles
+from kexue_lab.catalog import SERIES, Article, catalog
 from kexue_lab.claims import MEANING
 from kexue_lab.course import PACKAGE, course_root, notebook_path, solutions_path
 from kexue_lab.notebooks import execute_notebook
@@ -77,7 +77,7 @@ def stage_article(article: Article) -> list[dict[str, str]]:
     put_frames(notebook, article)
     claims = anchor_claims(notebook)
     fold_solutions(notebook, article)
-    notebook.cells.append(new_markdown_cell(functions_used(notebook, article)))
+    notebook.cells.append(new_markdown_cell(functions_used(notebook)))
     write(f"{article.name}.ipynb", nbformat.writes(notebook))
     return claims
 
@@ -181,8 +181,8 @@ def worked_solutions(article: Article) -> dict[int, str]:
     }
 
 
-def functions_used(notebook: Any, article: Article) -> str:
-    """Links to the library's functions that the notebook uses, and to the articles around it."""
+def functions_used(notebook: Any) -> str:
+    """Links to the library's functions that the notebook uses."""
     lines = ["---", "", "**From the library:**"]
     links = [
         f'<a href="../api/{module}.html#kexue_lab.{module.replace("/", ".")}.{name}">'
@@ -190,12 +190,6 @@ def functions_used(notebook: Any, article: Article) -> str:
         for module, name in sorted(library_names(notebook))
     ]
     lines.append(", ".join(links) + ".")
-    after = [a for a in next_articles(article) if a.finished]
-    before = [catalog()[name] for name in article.prerequisites]
-    for word, articles in (("Read first", before), ("Goes on in", after)):
-        names = [f"[{a.title}](../{a.name}.ipynb)" for a in articles if a.finished]
-        if names:
-            lines += ["", f"**{word}:** " + "; ".join(names) + "."]
     return "\n".join(lines)
 
 

@@ -1,14 +1,15 @@
-"""What is made from the catalogue: the table in the README and notebooks/index.ipynb."""
+"""What is made from the catalogue: README's table, index, each notebook's links at its end."""
 
 import re
 from typing import Any
 
 import nbformat
 
-from kexue_lab.catalog import SERIES, Article, catalog
+from kexue_lab.catalog import SERIES, Article, catalog, next_articles
 from kexue_lab.course import PACKAGE
 from kexue_lab.notebooks import normalise
 
+_ONWARD = "onward"
 _BEGIN, _END = "<!-- articles: begin -->", "<!-- articles: end -->"
 
 _INTRODUCTION = """# kexue_lab: the map of the course
@@ -79,8 +80,41 @@ def index_notebook() -> Any:
     return normalise(nbformat.v4.new_notebook(cells=cells))
 
 
+def onward(article: Article) -> str:
+    """The markdown at the end of an article's notebook: what comes before and after it.
+
+    After an article come those that name it as a prerequisite, or else the next of its series.
+    """
+    before = [catalog()[name] for name in article.prerequisites]
+    series = [a for a in catalog().values() if a.series == article.series]
+    after = next_articles(article) or series[series.index(article) + 1 :][:1]
+    lines = [f"**Before:** {_links(before) or 'nothing is needed'}."]
+    if after:
+        lines.append(f"**Next:** {_links(after)}.")
+    return "  \n".join(lines)
+
+
+def _links(articles: list[Article]) -> str:
+    return "; ".join(
+        f"[{a.title}](../{a.name}.ipynb)" if a.finished else f"{a.title} (planned)"
+        for a in articles
+    )
+
+
+def put_onward(notebook: Any, article: Article) -> Any:
+    """Put the links of `onward` into the last cell of a notebook, in place."""
+    cells = [c for c in notebook.cells if _ONWARD not in c.metadata.get("tags", ())]
+    links = nbformat.v4.new_markdown_cell(onward(article), metadata={"tags": [_ONWARD]})
+    notebook.cells = [*cells, links]
+    return normalise(notebook)
+
+
 def write_pages() -> None:
-    """Write the README's table and the index from the catalogue."""
+    """Bring everything that is made from the catalogue up to date."""
+    for article in catalog().values():
+        path = PACKAGE.parent / "notebooks" / f"{article.name}.ipynb"
+        if article.finished and path.is_file():
+            nbformat.write(put_onward(nbformat.read(path, as_version=4), article), path)
     readme = PACKAGE.parent / "README.md"
     readme.write_text(readme_with_table(readme.read_text("utf8")), "utf8")
     nbformat.write(index_notebook(), PACKAGE.parent / "notebooks" / "index.ipynb")

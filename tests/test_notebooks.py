@@ -10,7 +10,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from kexue_lab import course, pages
-from kexue_lab.catalog import SERIES, catalog
+from kexue_lab.catalog import SERIES, catalog, find, next_articles
 from kexue_lab.notebooks import execute, normalise, refresh
 
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -204,6 +204,41 @@ def test_readme_and_index_are_up_to_date():
     assert pages.readme_with_table(readme) == readme, "run make notebooks"
     stored = (root / "notebooks/index.ipynb").read_text("utf8")
     assert stored.rstrip() == nbformat.writes(pages.index_notebook()).rstrip(), "run make notebooks"
+
+
+def test_before_and_next_follow_the_prerequisites():
+    links = pages.onward(find("diffusion/ddim"))
+    assert "**Before:** [The probability-flow ODE" in links
+    assert "](../diffusion/probability_flow.ipynb)" in links
+    for after in next_articles(find("diffusion/ddim")):
+        assert after.title in links.split("**Next:**")[1]
+    assert "**Before:** nothing is needed." in pages.onward(find("mathematics/em"))
+
+
+def test_without_followers_the_next_of_the_series_follows():
+    assert not next_articles(find("random_sector"))
+    assert find("cross_counting").title in pages.onward(find("random_sector"))
+    last = [a for a in catalog().values() if a.series == "text"][-1]
+    assert ("**Next:**" in pages.onward(last)) is bool(next_articles(last))
+
+
+def test_links_at_the_end_are_replaced_not_repeated():
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A title")])
+    pages.put_onward(notebook, find("ddim"))
+    pages.put_onward(notebook, find("em"))
+    assert [c.source for c in notebook.cells] == ["# A title", pages.onward(find("em"))]
+
+
+@pytest.mark.parametrize(
+    "article", [a for a in catalog().values() if a.finished], ids=lambda a: a.name
+)
+def test_every_notebook_ends_with_its_links(article):
+    path = course.notebook_path(article.name)
+    assert nbformat.read(path, as_version=4).cells[-1].source == pages.onward(article), (
+        "run make notebooks"
+    )
+    for name in re.findall(r"\]\(([^)]*\.ipynb)\)", pages.onward(article)):
+        assert (path.parent / name).is_file()
 
 
 def test_links_of_the_index_lead_to_files():
