@@ -1,0 +1,60 @@
+"""The shared checks of arguments: what passes, and what is said of the rest."""
+
+import math
+
+import pytest
+import torch
+
+from kexue_lab.validation import (
+    check_count,
+    check_finite,
+    check_floating,
+    check_non_negative,
+    check_positive,
+)
+
+X = torch.zeros(2)
+META = torch.zeros(2, device="meta")
+
+
+def test_good_arguments_pass():
+    check_floating(x=X, y=torch.ones(3, 1))
+    check_floating(x=X.double())
+    check_finite(x=X, y=torch.ones(3))
+    check_positive(rate=1e-300, width=3)
+    check_non_negative(rate=0.0, width=3)
+    check_count(n=1, m=10)
+    check_count(0, n=0)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: check_floating(x=[1.0]), TypeError, "x must be a floating-point tensor, got list"),
+        (lambda: check_floating(x=X.long()), TypeError, "x must be .*, got torch.int64"),
+        (lambda: check_floating(y=X, x=1.0), TypeError, "x must be .*, got float"),
+        (
+            lambda: check_floating(x=X, y=X.double()),
+            TypeError,
+            "x, y must share one dtype, got torch.float32, torch.float64",
+        ),
+        (lambda: check_floating(x=X, y=META), ValueError, "x, y must lie on one device.*meta"),
+        (lambda: check_finite(x=X, y=X / 0), ValueError, "y must be finite, got nan"),
+        (lambda: check_finite(x=X + math.inf), ValueError, "x must be finite"),
+        *(
+            (lambda v=v: check_positive(rate=v), ValueError, f"rate must be positive.*got {v}")
+            for v in (0, -1.5, math.inf, math.nan)
+        ),
+        *(
+            (lambda v=v: check_non_negative(width=v), ValueError, f"width must be non-neg.*{v}")
+            for v in (-1e-9, math.inf, math.nan)
+        ),
+        (lambda: check_count(n=0), ValueError, "n must be at least 1, got 0"),
+        (lambda: check_count(2, n=3, m=1), ValueError, "m must be at least 2, got 1"),
+        (lambda: check_count(n=2.0), TypeError, "n must be an integer, got 2.0"),
+        (lambda: check_count(n=True), TypeError, "n must be an integer, got True"),
+    ],
+)
+def test_bad_arguments_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
