@@ -1,0 +1,1 @@
+"""Generative models: reparameterisation, variational autoencoders, quantisation."""

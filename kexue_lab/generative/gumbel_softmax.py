@@ -1,0 +1,349 @@
+"""Gradients of an expectation over a discrete variable: Gumbel noise, relaxation, score function.
+
+p = softmax(θ) over K classes, G_k independent Gumbel variables (distribution exp(−e^{−g})):
+argmax(θ + G) has the law p exactly, softmax((θ + G)/τ) is its relaxation (the Concrete law).
+With f_k = f(e_k) and J = Σ p_k f_k the exact gradient is ∂J/∂θ_k = p_k (f_k − J).
+Sources: kexue.fm/archives/6705; Jang, Gu, Poole, arXiv:1611.01144; Maddison, Mnih, Teh,
+arXiv:1611.00712; Williams, "Simple statistical gradient-following algorithms", 1992.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from scipy.integrate import quad
+from torch import Tensor
+
+from kexue_lab.validation import check_count, check_finite, check_floating, check_positive
+
+Baseline = Literal["none", "mean", "optimal", "leave_one_out"]
+
+
+class RelaxationMoments(NamedTuple):
+    """Exact moments of a binary relaxation y = σ((l + Λ)/τ), Λ logistic.
+
+    Attributes:
+        mean: E y.
+        slope: d E y/dl, the mean of the per-sample gradient σ'((l + Λ)/τ)/τ.
+        second_moment: E of the squared per-sample gradient.
+    """
+
+    mean: float
+    slope: float
+    second_moment: float
+
+
+def sample_gumbel(
+    shape: Sequence[int],
+    *,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Draw standard Gumbel noise −log E, E ~ Exp(1); every entry is finite.
+
+    The same law as −log(−log U), but −log U is infinite at U = 0 and rounds to 0 near U = 1: with
+    float32 uniforms the upper tail would stop near 16.6.
+
+    Args:
+        shape: of the result.
+        generator: source of randomness; torch's global one by default.
+        dtype: floating point; torch's default if None.
+        device: torch's default if None.
+
+    Raises:
+        TypeError: if dtype is not floating point.
+        ValueError: if shape has a negative entry.
+
+    Source: Maddison, Mnih, Teh, arXiv:1611.00712, section 2.
+    """
+    if dtype is not None and not dtype.is_floating_point:
+        raise TypeError(f"dtype must be floating point, got {dtype}")
+    if any(size < 0 for size in shape):
+        raise ValueError(f"shape must be non-negative, got {tuple(shape)}")
+    exponential = torch.empty(tuple(shape), dtype=dtype, device=device)
+    exponential.exponential_(generator=generator)
+    return -exponential.clamp_min(torch.finfo(exponential.dtype).tiny).log()
+
+
+def gumbel_max(
+    logits: Tensor, *, n_samples: int | None = None, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw classes from softmax(logits) over the last axis: the argmax of logits + Gumbel noise.
+
+    Args:
+        logits: (..., K), −inf allowed for impossible classes.
+        n_samples: None for one draw, else the size of a new first axis.
+        generator: source of randomness.
+
+    Returns:
+        (...) or (n_samples, ...), int64.
+
+    Raises:
+        TypeError: if logits is not a floating-point tensor, or n_samples not an integer.
+        ValueError: if logits is empty, has nan or +inf, or n_samples < 1.
+
+    Source: Yellott, "The relationship between Luce's choice axiom …", 1977.
+    """
+    _check_logits(logits)
+    if n_samples is not None:
+        check_count(n_samples=n_samples)
+    shape = logits.shape if n_samples is None else (n_samples, *logits.shape)
+    noise = sample_gumbel(shape, generator=generator, dtype=logits.dtype, device=logits.device)
+    return (logits + noise).argmax(-1)
+
+
+def gumbel_softmax(
+    logits: Tensor,
+    tau: float = 1.0,
+    *,
+    hard: bool = False,
+    generator: torch.Generator | None = None,
+    gumbels: Tensor | None = None,
+) -> Tensor:
+    """Draw from the Gumbel-softmax law over the last axis: softmax((logits + G)/τ).
+
+    As `torch.nn.functional.gumbel_softmax`, with a generator or the noise itself as an argument.
+
+    Args:
+        logits: (..., K).
+        tau: temperature τ > 0.
+        hard: return one-hot vectors whose gradient is that of the soft ones (straight-through,
+            Bengio et al., arXiv:1308.3432).
+        generator: source of randomness.
+        gumbels: the noise G, of the shape of logits; drawn if None.
+
+    Raises:
+        TypeError: if logits or gumbels is not a floating-point tensor, or their dtypes disagree.
+        ValueError: if tau ≤ 0, logits has nan or +inf, or gumbels has another shape.
+    """
+    _check_logits(logits)
+    check_positive(tau=tau)
+    if gumbels is None:
+        gumbels = sample_gumbel(
+            logits.shape, generator=generator, dtype=logits.dtype, device=logits.device
+        )
+    check_floating(logits=logits, gumbels=gumbels)
+    if gumbels.shape != logits.shape:
+        raise ValueError(
+            f"gumbels must have the shape of logits, {tuple(logits.shape)}, "
+            f"got {tuple(gumbels.shape)}"
+        )
+    soft = ((logits + gumbels) / tau).softmax(-1)
+    if not hard:
+        return soft
+    one_hot = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
+    # In this order the value is one-hot exactly: the difference of equal numbers is 0.
+    return one_hot + (soft - soft.detach())
+
+
+def concrete_log_prob(y: Tensor, logits: Tensor, tau: float) -> Tensor:
+    """Return the log density of the Gumbel-softmax law at y, with respect to K − 1 coordinates.
+
+    p(y) = Γ(K) τ^{K−1} Π α_k y_k^{−τ−1} / (Σ α_k y_k^{−τ})^K with α = e^logits; adding a constant
+    to the logits changes nothing.
+
+    Args:
+        y: (..., K), inside the simplex.
+        logits: (..., K), broadcast against y.
+        tau: temperature τ > 0.
+
+    Returns:
+        (...).
+
+    Raises:
+        TypeError: if y or logits is not a floating-point tensor, or their dtypes disagree.
+        ValueError: if tau ≤ 0, logits has nan or +inf, the shapes do not broadcast, or y is not
+            positive with sum 1.
+
+    Source: Maddison, Mnih, Teh, arXiv:1611.00712, equation 10.
+    """
+    check_floating(y=y, logits=logits)
+    _check_logits(logits)
+    check_positive(tau=tau)
+    if y.shape[-1:] != logits.shape[-1:]:
+        raise ValueError(f"y must have shape (..., {logits.shape[-1]}), got {tuple(y.shape)}")
+    tolerance = 16 * y.shape[-1] * torch.finfo(y.dtype).eps
+    if not ((y > 0).all() and ((y.sum(-1) - 1).abs() <= tolerance).all()):
+        raise ValueError("y must be positive with sum 1 over its last axis")
+    k = y.shape[-1]
+    log_y = y.log()
+    return (
+        math.lgamma(k)
+        + (k - 1) * math.log(tau)
+        + (logits - (tau + 1) * log_y).sum(-1)
+        - k * (logits - tau * log_y).logsumexp(-1)
+    )
+
+
+def exact_gradient(logits: Tensor, values: Tensor) -> Tensor:
+    """Return ∂/∂θ of J = Σ p_k f_k, which is p_k (f_k − J), (K,).
+
+    Args:
+        logits: θ, (K,).
+        values: f, (K,): the function at the one-hot vectors.
+
+    Raises:
+        TypeError: if an argument is not a floating-point tensor, or the dtypes disagree.
+        ValueError: if the shapes disagree, logits has nan or +inf, or values is not finite.
+    """
+    p = _distribution(logits, values)
+    return p * (values - p @ values)
+
+
+def score_function_variance(logits: Tensor, values: Tensor, baseline: float = 0.0) -> Tensor:
+    """Return tr Cov of one score-function sample (f_z − b)(e_z − p), by enumeration, a scalar.
+
+    Args:
+        logits: θ, (K,).
+        values: f, (K,).
+        baseline: b, a constant; it leaves the mean as it is.
+
+    Raises:
+        TypeError, ValueError: as `exact_gradient`; ValueError also if baseline is not finite.
+    """
+    p = _distribution(logits, values)
+    if not math.isfinite(baseline):
+        raise ValueError(f"baseline must be finite, got {baseline}")
+    samples = (values - baseline)[:, None] * _scores(p)
+    return p @ samples.square().sum(-1) - (p @ samples).square().sum()
+
+
+def optimal_baseline(logits: Tensor, values: Tensor) -> Tensor:
+    """Return the constant b of least `score_function_variance`, a scalar.
+
+    It is the mean of f under weights p_z ‖e_z − p‖², not under p.
+
+    Raises:
+        TypeError, ValueError: as `exact_gradient`; ValueError also if p has one class only.
+    """
+    p = _distribution(logits, values)
+    weights = p * _scores(p).square().sum(-1)
+    if not weights.sum() > 0:
+        raise ValueError("logits must leave at least two classes possible: the score is 0")
+    return weights @ values / weights.sum()
+
+
+def score_function_gradient(
+    logits: Tensor,
+    f: Callable[[Tensor], Tensor],
+    n_samples: int,
+    *,
+    baseline: Baseline = "none",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Estimate ∂/∂θ E f(z), z ~ softmax(θ), by the mean of (f(z) − b)(e_z − p) over samples, (K,).
+
+    Unbiased for each baseline: "none" (b = 0), "mean" (b = J) and "optimal" are constants found by
+    enumeration; "leave_one_out" takes for each sample the mean of f over the others.
+
+    Args:
+        logits: θ, (K,).
+        f: from one-hot vectors (N, K) to (N,).
+        n_samples: N ≥ 1, at least 2 for "leave_one_out".
+        baseline: see above.
+        generator: source of randomness.
+
+    Raises:
+        TypeError: if logits is not a floating-point tensor, or n_samples not an integer.
+        ValueError: if logits is not (K,) or has nan or +inf, n_samples is too small, the baseline
+            is unknown, or f returns another shape.
+
+    Source: Williams 1992; leave-one-out: Kool, van Hoof, Welling, "Buy 4 REINFORCE Samples, Get a
+    Baseline for Free!", 2019.
+    """
+    _check_vector(logits)
+    check_count(n_samples=n_samples)
+    if baseline not in get_args(Baseline):
+        raise ValueError(f"baseline must be one of {get_args(Baseline)}, got {baseline!r}")
+    if baseline == "leave_one_out" and n_samples < 2:
+        raise ValueError(f"n_samples must be at least 2 for leave_one_out, got {n_samples}")
+    p = logits.softmax(-1)
+    one_hot = torch.eye(len(p), dtype=p.dtype, device=p.device)
+    chosen = gumbel_max(logits, n_samples=n_samples, generator=generator)
+    values = f(one_hot[chosen])
+    if values.shape != (n_samples,):
+        raise ValueError(f"f must return shape ({n_samples},), got {tuple(values.shape)}")
+    if baseline == "leave_one_out":
+        values = values - (values.sum() - values) / (n_samples - 1)
+    elif baseline != "none":
+        table = f(one_hot)
+        values = values - (p @ table if baseline == "mean" else optimal_baseline(logits, table))
+    return values @ _scores(p)[chosen] / n_samples
+
+
+def binary_relaxation_moments(l: float, tau: float) -> RelaxationMoments:  # noqa: E741 (the symbol of the mathematics)
+    """Return exact mean, slope and second moment of the slope for K = 2, l = θ_1 − θ_2.
+
+    By quadrature over w = (l + Λ)/τ, in which the integrands stay smooth as τ → 0.
+
+    Args:
+        l: difference of the two logits.
+        tau: temperature τ > 0.
+
+    Raises:
+        ValueError: if tau ≤ 0 or l is not finite.
+    """
+    if not math.isfinite(l):
+        raise ValueError(f"l must be finite, got {l}")
+    check_positive(tau=tau)
+
+    def integral(g: Callable[[float], float]) -> float:
+        # In w the integrand is smooth and of unit width: density τ σ'(τw − l) dw.
+        def integrand(w: float) -> float:
+            s = tau * w - l
+            return g(w) * tau * _logistic(s) * _logistic(-s)
+
+        # Break points where g and where the density live; beyond them both are below e⁻⁴⁰.
+        centre = l / tau
+        points = sorted({-40.0, 0.0, 40.0, centre, centre - 40 / tau, centre + 40 / tau})
+        return math.fsum(
+            quad(integrand, a, b, epsabs=1e-13, epsrel=1e-11, limit=200)[0]
+            for a, b in pairwise(points)
+        )
+
+    def slope(w: float) -> float:
+        return _logistic(w) * _logistic(-w) / tau
+
+    return RelaxationMoments(
+        integral(_logistic), integral(slope), integral(lambda w: slope(w) ** 2)
+    )
+
+
+def _logistic(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def _scores(p: Tensor) -> Tensor:
+    """∇_θ log p_z for each class z: the rows of I − 1 pᵀ, (K, K)."""
+    return torch.eye(len(p), dtype=p.dtype, device=p.device) - p
+
+
+def _distribution(logits: Tensor, values: Tensor) -> Tensor:
+    """softmax(logits), after checking both arguments."""
+    check_floating(logits=logits, values=values)
+    _check_vector(logits)
+    if values.shape != logits.shape:
+        shapes = f"{tuple(values.shape)} for logits {tuple(logits.shape)}"
+        raise ValueError(f"values must have the shape of logits, got {shapes}")
+    check_finite(values=values)
+    return logits.softmax(-1)
+
+
+def _check_vector(logits: Tensor) -> None:
+    _check_logits(logits)
+    if logits.ndim != 1:
+        raise ValueError(f"logits must have shape (K,), got {tuple(logits.shape)}")
+
+
+def _check_logits(logits: Tensor) -> None:
+    check_floating(logits=logits)
+    if logits.ndim < 1 or logits.shape[-1] < 1:
+        raise ValueError(f"logits must have shape (..., K), got {tuple(logits.shape)}")
+    # −inf is a class of probability 0; a row of nothing else has no law.
+    if not bool((logits < math.inf).all()) or bool((logits.amax(-1) == -math.inf).any()):
+        raise ValueError("logits must be below infinity, not nan, and not all -inf in a row")
