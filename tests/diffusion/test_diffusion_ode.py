@@ -1,0 +1,302 @@
+"""Unit, oracle, property and bad-input tests of diffusion.diffusion_ode."""
+
+import math
+
+import numpy as np
+import pytest
+import sympy as sp
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import solve_ivp
+
+from kexue_lab.diffusion.ddim import sample
+from kexue_lab.diffusion.diffusion_ode import (
+    conditional_score_loss,
+    continuity_residual,
+    flow_log_density,
+    gaussian_flow_map,
+    heat_solution,
+    sample_ode,
+    sigma_grid,
+)
+from kexue_lab.diffusion.schedules import GaussianMixture, NoiseSchedule
+
+
+def t64(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+MIXTURE = GaussianMixture(t64(0.3, 0.7), t64([-1.5], [1.0]), t64(0.09, 0.25))
+
+
+def score(x, sigma):
+    return MIXTURE.score(x, 1.0, sigma)
+
+
+def density(x, sigma):
+    return MIXTURE.log_prob(torch.as_tensor(x)[:, None], 1.0, sigma).exp().numpy()
+
+
+# --- the continuity and the heat equation ------------------------------------------------------
+
+X, Y, T = sp.symbols("x y t", positive=True)
+
+
+def test_a_spreading_gaussian_obeys_the_continuity_equation():
+    p = sp.exp(-(X**2) / (2 * (1 + T))) / sp.sqrt(1 + T)
+    assert sp.simplify(continuity_residual(p, [X / (2 * (1 + T))], [X], T)) == 0
+    assert sp.simplify(continuity_residual(p, [X / (1 + T)], [X], T)) != 0
+
+
+def test_the_residual_of_generic_functions():
+    p, f, g = (sp.Function(n)(X, Y, T) for n in "pfg")
+    expected = p.diff(T) + (f * p).diff(X) + (g * p).diff(Y)
+    assert sp.expand(continuity_residual(p, [f, g], [X, Y], T) - expected) == 0
+
+
+def test_smoothing_gives_the_noised_density():
+    x = np.arange(-8, 8, 1 / 16)
+    p0 = density(x, 0.0)
+    np.testing.assert_allclose(heat_solution(p0, 1 / 16, 0.3), density(x, 0.3), atol=1e-14)
+    np.testing.assert_allclose(heat_solution(p0, 1 / 16, 1.0), density(x, 1.0), atol=1e-9)
+    np.testing.assert_allclose(heat_solution(p0, 1 / 16, 0.0), p0, atol=1e-14)
+
+
+@settings(deadline=None, max_examples=30)
+@given(n=st.integers(2, 50), a=st.floats(0, 2), b=st.floats(0, 2), seed=st.integers(0, 999))
+def test_smoothing_keeps_the_mass_and_variances_add(n, a, b, seed):
+    p = np.random.default_rng(seed).random(n)
+    once = heat_solution(heat_solution(p, 0.3, a), 0.3, b)
+    np.testing.assert_allclose(once, heat_solution(p, 0.3, math.hypot(a, b)), atol=1e-10)
+    assert once.sum() == pytest.approx(p.sum())
+
+
+# --- grids -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["rho", "log", "linear"])
+def test_grids_fall_from_end_to_end(kind):
+    grid = sigma_grid(7, 0.01, 50.0, kind)
+    assert grid.dtype == torch.float64
+    assert grid.shape == (8,)
+    assert grid[0] == 50
+    assert grid[-1] == 0.01
+    assert (grid.diff() < 0).all()
+    scale = {"rho": grid ** (1 / 7), "log": grid.log(), "linear": grid}[kind]
+    torch.testing.assert_close(scale.diff(), scale.diff().mean().expand(7))
+
+
+def test_a_grid_may_end_at_zero():
+    assert sigma_grid(3, 0.0, 1.0, rho=3).tolist() == pytest.approx([1, 8 / 27, 1 / 27, 0])
+
+
+# --- the ODE -----------------------------------------------------------------------------------
+
+MAPPED = {-15: -1.734721960, 0: 0.695820970, 5: 1.056130784, 20: 1.901776574}
+LOG_P0 = (-1.225017919, -0.767516061, -0.588767626, -2.208868274)
+
+
+def test_the_map_and_the_log_density_by_their_digits():
+    x = t64(*MAPPED)[:, None]
+    grid = sigma_grid(800, 0.0, 10.0)
+    end, delta = flow_log_density(score, x, grid)
+    assert end[:, 0].tolist() == pytest.approx(list(MAPPED.values()), abs=1e-6)
+    start_log_p = MIXTURE.log_prob(x, 1.0, 10.0)
+    # log p_10(x) = log p_0(end) + delta.
+    assert (start_log_p - delta).tolist() == pytest.approx(LOG_P0, abs=1e-5)
+    assert MIXTURE.log_prob(end).tolist() == pytest.approx(LOG_P0, abs=1e-5)
+    torch.testing.assert_close(sample_ode(score, x, grid, method="rk4"), end)
+
+
+def test_a_stiff_solver_goes_the_same_way():
+    x = t64([0.3])
+    end = sample_ode(score, x, sigma_grid(200, 0.0, 1.0, "linear").flip(0), method="rk4")
+    assert end.item() == pytest.approx(-0.255458175, abs=1e-7)
+    other = solve_ivp(
+        lambda s, y: -s * score(torch.as_tensor(y)[None], float(s))[0].numpy(),
+        (0, 1),
+        [0.3],
+        "DOP853",
+        rtol=1e-11,
+        atol=1e-12,
+    )
+    assert end.item() == pytest.approx(other.y[0, -1], abs=1e-7)
+
+
+@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2), ("rk4", 4)])
+def test_orders(method, order):
+    x = t64([-8.0], [1.0], [6.0])
+    exact = sample_ode(score, x, sigma_grid(2000, 0.05, 8.0), method="rk4")
+    errors = [
+        (sample_ode(score, x, sigma_grid(n, 0.05, 8.0), method=method) - exact).abs().max()
+        for n in (80, 160)
+    ]
+    assert order - 0.35 < math.log2(errors[0] / errors[1]) < order + 0.6
+
+
+def test_euler_is_ddim():
+    schedule = NoiseSchedule.linear()
+    times = schedule.times(12, 0.9, 0.1)
+    noise = lambda x, t: MIXTURE.noise(x, schedule.alpha_bar(t), schedule.beta_bar(t))  # noqa: E731
+    y = t64([-1.0], [0.4], [2.0])
+    ddim = sample(noise, schedule, y, times) / schedule.alpha_bar(0.1)
+    ours = sample_ode(score, y / schedule.alpha_bar(0.9), schedule.sigma(times))
+    torch.testing.assert_close(ours, ddim)
+
+
+def test_gauges_keep_the_covariance_and_change_the_paths():
+    def stretched(x, sigma):
+        return -x / (t64(1.0, 0.25) + sigma**2)
+
+    x, grid = t64([1.0, 0.5]), torch.linspace(0, 2, 401, dtype=torch.float64)
+    turn = t64([0.0, -1.0], [1.0, 0.0])
+    identity = torch.eye(2).double()
+    for k, end in ((0, (2.23606798, 2.06155281)), (1, (-0.83493677, 2.81201858))):
+        found = sample_ode(stretched, x, grid, matrix=identity + k * turn, method="rk4")
+        assert found[0].tolist() == pytest.approx(end, abs=1e-7)
+    units = sample_ode(stretched, identity, grid, matrix=identity + turn, method="rk4").T
+    torch.testing.assert_close(units @ t64([1.0, 0], [0, 0.25]) @ units.T, t64([5.0, 0], [0, 4.25]))
+
+
+def test_denoising_ends_at_the_posterior_mean():
+    x = t64([-1.0], [0.5])
+    path = sample_ode(score, x, [2.0, 0.5], denoise=True, return_path=True)
+    assert path.shape == (3, 2, 1)
+    assert torch.equal(path[0], x)
+    torch.testing.assert_close(path[2], MIXTURE.posterior_mean(path[1], 1.0, 0.5))
+    assert torch.equal(sample_ode(score, x, [2.0, 0.5], denoise=True), path[-1])
+
+
+def test_log_densities_with_a_gauge_in_two_dimensions():
+    mixture = GaussianMixture(t64(0.4, 0.6), t64([-1.0, 0.5], [1.0, 0.0]), t64(0.2, 0.1))
+    two = lambda x, sigma: mixture.score(x, 1.0, sigma)  # noqa: E731
+    x = t64([-0.8, 0.6], [0.5, 0.1], [1.5, -0.7])
+    grid = sigma_grid(300, 0.0, 3.0).flip(0)
+    matrix = t64([1.0, -0.6], [0.6, 1.0])
+    end, delta = flow_log_density(two, x, grid, matrix=matrix)
+    torch.testing.assert_close(
+        mixture.log_prob(end, 1.0, 3.0) + delta, mixture.log_prob(x), rtol=0, atol=1e-5
+    )
+
+
+# --- Gaussian data -----------------------------------------------------------------------------
+
+
+def test_matrix_diffusivity_by_its_digits():
+    d = np.array([[1, 0.4], [0.4, 0.3]])
+    c0 = np.array([[0.5, -0.2], [-0.2, 0.3]])
+    flow = gaussian_flow_map(c0, lambda t: d, 0.0, 0.7)
+    expected = [[2.2646022, 1.25427317], [0.56442292, 1.79424976]]
+    np.testing.assert_allclose(flow, expected, atol=1e-7)
+    np.testing.assert_allclose(flow @ c0 @ flow.T, c0 + 1.4 * d, atol=1e-10)
+    np.testing.assert_allclose(flow @ [1, 1] + [1, -0.5], [4.51887536, 1.85867268], atol=1e-7)
+    isotropic = gaussian_flow_map(c0, lambda t: 0.4 * np.eye(2), 0.0, 1.0)
+    np.testing.assert_allclose(
+        isotropic, [[1.74358491, 0.37647023], [0.37647023, 2.12005514]], atol=1e-7
+    )
+    back = gaussian_flow_map(c0 + 1.4 * d, lambda t: d, 0.7, 0.0)
+    np.testing.assert_allclose(back @ flow, np.eye(2), atol=1e-8)
+
+
+# --- the loss ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("sigma", "floor"), [(0.5, 2.376322144), (1.0, 0.525266840)])
+def test_a_perfect_score_leaves_the_floor(sigma, floor):
+    g = seeded(4)
+    losses = torch.stack(
+        [
+            conditional_score_loss(score, MIXTURE.sample(5000, g), sigma, generator=g)
+            for _ in range(40)
+        ]
+    )
+    assert abs(losses.mean() - floor) < 5 * losses.std() / math.sqrt(40)
+
+
+def test_the_weight_is_sigma_squared():
+    x0 = MIXTURE.sample(10, seeded())
+    plain = conditional_score_loss(score, x0, 0.5, generator=seeded(1))
+    weighted = conditional_score_loss(score, x0, 0.5, weighting="sigma2", generator=seeded(1))
+    assert weighted.item() == pytest.approx(plain.item() / 4)
+
+
+# --- bad input ---------------------------------------------------------------------------------
+
+P = torch.zeros(2, 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: continuity_residual(X, [X, X], [X], T), ValueError, "f must have 1 components"),
+        (lambda: heat_solution(np.zeros((2, 2)), 0.1, 1), ValueError, r"p0 must have shape \(n,\)"),
+        (lambda: heat_solution([1.0], 0, 1), ValueError, "dx must be positive"),
+        (lambda: heat_solution([1.0], 0.1, -1), ValueError, "sigma must be non-negative"),
+        (lambda: sigma_grid(0, 0.1, 1), ValueError, "n must be at least 1"),
+        (lambda: sigma_grid(2.0, 0.1, 1), TypeError, "n must be an integer"),
+        (lambda: sigma_grid(2, 1, 1), ValueError, "sigma_min must be below sigma_max = 1, got 1"),
+        (lambda: sigma_grid(2, -1, 1), ValueError, "sigma_min must be non-negative"),
+        (lambda: sigma_grid(2, 0.0, 1, "log"), ValueError, "sigma_min must be positive"),
+        (lambda: sigma_grid(2, 0.1, 1, "cosine"), ValueError, "kind must be one of .*'cosine'"),
+        (lambda: sigma_grid(2, 0.1, 1, rho=0), ValueError, "rho must be positive"),
+        (lambda: ode(x=[[1.0]]), TypeError, "x must be a floating-point tensor, got list"),
+        (lambda: ode(x=torch.zeros(2)), ValueError, r"x must have shape \(B, d\), got \(2,\)"),
+        (lambda: ode(sigmas=[1.0]), ValueError, "sigmas must be non-negative and strictly mono"),
+        (lambda: ode(sigmas=[1.0, 1.0]), ValueError, "sigmas must be"),
+        (lambda: ode(sigmas=[1.0, 0.5, 0.7]), ValueError, "sigmas must be"),
+        (lambda: ode(sigmas=[1.0, -0.5]), ValueError, "sigmas must be"),
+        (lambda: ode(matrix=torch.eye(2)), ValueError, r"matrix must have shape \(1, 1\)"),
+        (lambda: ode(matrix=torch.eye(1).double()), TypeError, "share one dtype"),
+        (lambda: ode(method="rk5"), ValueError, "method must be one of .*got 'rk5'"),
+        (lambda: ode(score=lambda x, s: x[:1]), ValueError, r"score must return shape \(2, 1\)"),
+        (lambda: flow_log_density(score, P, [1.0]), ValueError, "sigmas must be"),
+        (
+            lambda: flow_log_density(score, P.double(), [1.0, 0.5], method="x"),
+            ValueError,
+            "method must be",
+        ),
+        (
+            lambda: gaussian_flow_map([[1.0, 2.0]], lambda t: np.eye(2), 0, 1),
+            ValueError,
+            r"cov0 must have shape \(d, d\)",
+        ),
+        (
+            lambda: gaussian_flow_map([[1.0, 2], [2, 1]], lambda t: np.eye(2), 0, 1),
+            ValueError,
+            "cov0 must be symmetric positive definite",
+        ),
+        (
+            lambda: gaussian_flow_map([[1.0, 0.5], [0, 1]], lambda t: np.eye(2), 0, 1),
+            ValueError,
+            "cov0 must be symmetric",
+        ),
+        (
+            lambda: gaussian_flow_map(np.eye(2), lambda t: np.eye(3), 0, 1),
+            ValueError,
+            r"diffusivity must return \(2, 2\), got \(3, 3\)",
+        ),
+        (lambda: conditional_score_loss(score, P[0], 1.0), ValueError, "x0 must have shape"),
+        (lambda: conditional_score_loss(score, P, 0.0), ValueError, "sigma must be positive"),
+        (
+            lambda: conditional_score_loss(score, P, 1.0, weighting="snr"),
+            ValueError,
+            "weighting must be",
+        ),
+    ],
+)
+def test_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def ode(**changes):
+    arguments = {"score": lambda x, s: -x, "x": P, "sigmas": [1.0, 0.5]}
+    arguments |= changes
+    return sample_ode(
+        arguments.pop("score"), arguments.pop("x"), arguments.pop("sigmas"), **arguments
+    )
