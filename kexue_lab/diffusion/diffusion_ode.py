@@ -27,6 +27,8 @@ Array = NDArray[np.float64]
 Grid = Literal["rho", "log", "linear"]
 Method = Literal["euler", "heun", "rk4"]
 Velocity = Callable[[Tensor, float], Tensor]
+Denoiser = Callable[[Tensor, float], Tensor]
+"""A denoiser: points (B, d) and one noise level to E[x_0 | x], (B, d)."""
 
 
 def continuity_residual(
@@ -109,6 +111,14 @@ def sigma_grid(
         levels = np.linspace(sigma_max**power, sigma_min**power, n + 1) ** (1 / power)
     levels[0], levels[-1] = sigma_max, sigma_min  # the ends exactly, not up to rounding
     return torch.from_numpy(levels)
+
+
+def denoiser_score(denoiser: Denoiser) -> Score:
+    """Return the score (x, σ) ↦ (D(x, σ) − x)/σ² of a denoiser D, for σ > 0.
+
+    Source: Tweedie's formula; Karras et al., arXiv:2206.00364, equation 3.
+    """
+    return lambda x, sigma: (denoiser(x, sigma) - x) / sigma**2
 
 
 def sample_ode(

@@ -14,6 +14,7 @@ from kexue_lab.diffusion.ddim import sample
 from kexue_lab.diffusion.diffusion_ode import (
     conditional_score_loss,
     continuity_residual,
+    denoiser_score,
     flow_log_density,
     gaussian_flow_map,
     heat_solution,
@@ -161,6 +162,12 @@ def test_gauges_keep_the_covariance_and_change_the_paths():
         assert found[0].tolist() == pytest.approx(end, abs=1e-7)
     units = sample_ode(stretched, identity, grid, matrix=identity + turn, method="rk4").T
     torch.testing.assert_close(units @ t64([1.0, 0], [0, 0.25]) @ units.T, t64([5.0, 0], [0, 4.25]))
+
+
+def test_a_denoiser_gives_the_score():
+    x = t64([-1.0], [0.5])
+    denoiser = lambda x, sigma: MIXTURE.posterior_mean(x, 1.0, sigma)  # noqa: E731
+    torch.testing.assert_close(denoiser_score(denoiser)(x, 0.7), score(x, 0.7))
 
 
 def test_denoising_ends_at_the_posterior_mean():
