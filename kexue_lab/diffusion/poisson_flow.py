@@ -108,7 +108,8 @@ def perturb(
         raise ValueError(f"aug_dim must be whole or infinite to draw from it, got {aug_dim}")
     chi = torch.linalg.vector_norm(normal(len(x0), int(aug_dim)), dim=-1, keepdim=True)
     # A length of exactly 0 would throw the point to infinity.
-    return x0 + r * z / chi.clamp_min(torch.finfo(x0.dtype).tiny)
+    perturbed: Tensor = x0 + r * z / chi.clamp_min(torch.finfo(x0.dtype).tiny)
+    return perturbed
 
 
 def sample_prior(
