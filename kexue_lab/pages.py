@@ -72,11 +72,17 @@ def readme_with_table(readme: str) -> str:
 
 
 def index_notebook() -> Any:
-    """The notebook `notebooks/index.ipynb`: one markdown cell per part."""
-    cells = [
-        nbformat.v4.new_markdown_cell(text)
-        for text in (_INTRODUCTION.strip(), articles_table("{name}.ipynb"))
-    ]
+    """The notebook `notebooks/index.ipynb`: how to read, all articles, an opening of each series.
+
+    A series' opening is the README.md in its folder of notebooks, if there is one.
+    """
+    texts = [_INTRODUCTION.strip(), articles_table("{name}.ipynb")]
+    for series in SERIES:
+        opening = PACKAGE.parent / "notebooks" / series / "README.md"
+        if opening.is_file():
+            text = opening.read_text("utf8").strip()
+            texts.append(re.sub(r"\]\((\w+\.ipynb)\)", rf"]({series}/\1)", text))
+    cells = [nbformat.v4.new_markdown_cell(text) for text in texts]
     return normalise(nbformat.v4.new_notebook(cells=cells))
 
 

@@ -243,5 +243,22 @@ def test_every_notebook_ends_with_its_links(article):
 
 def test_links_of_the_index_lead_to_files():
     root = course.PACKAGE.parent
-    for name in re.findall(r"\]\(([^)]*\.ipynb)\)", pages.index_notebook().cells[1].source):
-        assert (root / "notebooks" / name).is_file()
+    for cell in pages.index_notebook().cells:
+        for name in re.findall(r"\]\(([^)]*\.ipynb)\)", cell.source):
+            assert (root / "notebooks" / name).is_file(), name
+
+
+def test_the_index_opens_a_series_with_its_readme(tmp_path, monkeypatch):
+    (tmp_path / "notebooks/text").mkdir(parents=True)
+    (tmp_path / "notebooks/text/README.md").write_text("Read [words](word_movers.ipynb) first.")
+    monkeypatch.setattr(pages, "PACKAGE", tmp_path / "kexue_lab")
+    *_, opening = pages.index_notebook().cells
+    assert opening.source == "Read [words](text/word_movers.ipynb) first."
+
+
+def test_the_opening_of_a_series_links_its_finished_articles_in_order():
+    for opening in (course.PACKAGE.parent / "notebooks").glob("*/README.md"):
+        series = opening.parent.name
+        linked = re.findall(r"^\d+\. \[(\w+)\]\(\1\.ipynb\)", opening.read_text("utf8"), re.M)
+        ours = [a.name.split("/")[1] for a in catalog().values() if a.series == series]
+        assert linked == [slug for slug in ours if find(slug).finished]
