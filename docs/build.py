@@ -8,6 +8,7 @@ import ast
 import hashlib
 import html
 import json
+import os
 import re
 import shutil
 import sys
@@ -29,7 +30,7 @@ ROOT = course_root()
 DOCS = ROOT / "docs"
 BUILD = ROOT / "build"
 STAGE, SITE, FRAMES = BUILD / "docs", BUILD / "site", BUILD / "frames"
-SHARED = ("claims", "exercises", "explore", "figures", "training", "catalog")
+SHARED = ("claims", "exercises", "explore", "figures", "training", "data", "catalog")
 CLAIM = re.compile(
     r"✓ \*\*(?P<key>\w+)\*\* · \*(?P<kind>\w+)\* — (?P<statement>.*?)( <small>|\n|$)"
 )
@@ -42,6 +43,8 @@ save_frames(Path({folder!r}))"""
 
 def main() -> int:
     """Stage the pages, run Sphinx with warnings as errors, and check every link."""
+    # The notebooks that run for their frames must not overwrite the course's own pictures.
+    os.environ["KEXUE_FIGURES_DIR"] = str(BUILD / "figures")
     shutil.rmtree(STAGE, ignore_errors=True)
     shutil.rmtree(SITE, ignore_errors=True)
     STAGE.mkdir(parents=True)

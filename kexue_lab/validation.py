@@ -29,6 +29,19 @@ def check_floating(**tensors: Tensor) -> None:
         raise ValueError(f"{names} must lie on one device, got {', '.join(map(str, devices))}")
 
 
+def check_points(**tensors: Tensor) -> None:
+    """Check floating-point tensors of shape (B, d), of one dtype and on one device.
+
+    Raises:
+        TypeError: as `check_floating`.
+        ValueError: if one is not two-dimensional, or as `check_floating`.
+    """
+    check_floating(**tensors)
+    for name, value in tensors.items():
+        if value.ndim != 2:
+            raise ValueError(f"{name} must have shape (B, d), got {tuple(value.shape)}")
+
+
 def check_finite(**tensors: Tensor) -> None:
     """Check that no tensor holds nan or infinity.
 

@@ -3,12 +3,9 @@
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from tensors import seeded
 
 from kexue_lab.data import digits
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def test_the_split_holds_every_digit_once():

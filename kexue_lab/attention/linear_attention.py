@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kexue_lab.validation import check_floating
+
 FeatureMap = Callable[[Tensor], Tensor]
 """A feature map φ, applied to every row: (..., n, d) to (..., n, D)."""
 
@@ -340,18 +342,13 @@ def _sum_dtype(x: Tensor) -> torch.dtype:
 
 def _check_tensors(min_ndim: int = 0, /, **tensors: Tensor) -> None:
     """Check floating-point tensors of one dtype, with none of their last `min_ndim` axes empty."""
+    check_floating(**tensors)
     for name, value in tensors.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            found = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise TypeError(f"{name} must be a floating-point tensor, got {found}")
         if value.ndim < min_ndim or 0 in value.shape[value.ndim - min_ndim :]:
             raise ValueError(
                 f"{name} must have at least {min_ndim} non-empty dimension(s), "
                 f"got shape {tuple(value.shape)}"
             )
-    if len({value.dtype for value in tensors.values()}) > 1:
-        dtypes = ", ".join(str(value.dtype) for value in tensors.values())
-        raise TypeError(f"{', '.join(tensors)} must share one dtype, got {dtypes}")
 
 
 def _check_attention(is_causal: bool, q: Tensor, k: Tensor, v: Tensor | None = None) -> None:

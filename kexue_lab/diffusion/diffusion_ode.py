@@ -21,7 +21,13 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from kexue_lab.diffusion.schedules import Score
-from kexue_lab.validation import check_count, check_floating, check_non_negative, check_positive
+from kexue_lab.validation import (
+    check_count,
+    check_floating,
+    check_non_negative,
+    check_points,
+    check_positive,
+)
 
 Array = NDArray[np.float64]
 Grid = Literal["rho", "log", "linear"]
@@ -281,7 +287,7 @@ def conditional_score_loss(
 
     Source: Vincent, "A Connection Between Score Matching and Denoising Autoencoders", 2011.
     """
-    _check_points("x0", x0)
+    check_points(x0=x0)
     check_positive(sigma=sigma)
     if weighting not in ("none", "sigma2"):
         raise ValueError(f'weighting must be "none" or "sigma2", got {weighting!r}')
@@ -292,7 +298,7 @@ def conditional_score_loss(
 
 def _velocity(score: Score, x: Tensor, matrix: Tensor | None) -> Velocity:
     """Check points and matrix; return (x, σ) ↦ −σ A s(x, σ)."""
-    _check_points("x", x)
+    check_points(x=x)
     if matrix is not None:
         check_floating(x=x, matrix=matrix)
         if matrix.shape != (x.shape[1], x.shape[1]):
@@ -332,12 +338,6 @@ def _rk4(f: Velocity, x: Tensor, s: float, u: float) -> Tensor:
     k3 = f(x + 0.5 * h * k2, middle)
     k4 = f(x + h * k3, u)
     return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-
-
-def _check_points(name: str, x: Tensor) -> None:
-    check_floating(**{name: x})
-    if x.ndim != 2:
-        raise ValueError(f"{name} must have shape (B, d), got {tuple(x.shape)}")
 
 
 def _check_levels(sigmas: Sequence[float] | Tensor) -> list[float]:

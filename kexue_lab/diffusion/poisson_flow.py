@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln, wofz
 from torch import Tensor
 
-from kexue_lab.validation import check_count, check_floating, check_positive
+from kexue_lab.validation import check_count, check_floating, check_points, check_positive
 
 Array = NDArray[np.float64]
 
@@ -94,7 +94,7 @@ def perturb(
 
     Source: arXiv:2302.04265, section 3.2.
     """
-    _check_points("x0", x0)
+    check_points(x0=x0)
     check_positive(r=r)
     _check_aug_dim(aug_dim)
 
@@ -205,9 +205,7 @@ def _log_kernel(
     x: Tensor, r: float, data: Tensor, weights: Tensor | None, aug_dim: float
 ) -> Tensor:
     """Logarithms of m_i (‖x − y_i‖² + r²)^{−(d+D)/2}, (B, N), or of the Gaussian weights."""
-    _check_points("x", x)
-    _check_points("data", data)
-    check_floating(x=x, data=data)
+    check_points(x=x, data=data)
     if data.shape[1] != x.shape[1] or not len(data):
         shape = tuple(data.shape)
         raise ValueError(f"data must have shape (N, {x.shape[1]}), N >= 1, got {shape}")
@@ -226,12 +224,6 @@ def _log_kernel(
     if not (weights >= 0).all() or abs(float(weights.sum()) - 1) > 1e-6:
         raise ValueError(f"weights must be non-negative with sum 1, got sum {weights.sum():g}")
     return log_kernel + weights.log()
-
-
-def _check_points(name: str, x: Tensor) -> None:
-    check_floating(**{name: x})
-    if x.ndim != 2:
-        raise ValueError(f"{name} must have shape (B, d), got {tuple(x.shape)}")
 
 
 def _check_aug_dim(aug_dim: float) -> None:

@@ -24,6 +24,7 @@ from scipy.special import exprel, ndtri
 from torch import Tensor
 
 from kexue_lab.diffusion.schedules import GaussianMixture, NoiseSchedule, Score
+from kexue_lab.validation import check_non_negative, check_points
 
 Array = NDArray[np.float64]
 
@@ -198,8 +199,8 @@ def family_drift(
             infinite there (t = 1 of the cosine schedule), or the score's shape is not that of x.
         TypeError: if x is not a floating-point tensor.
     """
-    _check_points("x", x)
-    _check_kappa(kappa)
+    check_points(x=x)
+    check_non_negative(kappa=kappa)
     gradient = score(x, t)
     if gradient.shape != x.shape:
         raise ValueError(f"score must return shape {tuple(x.shape)}, got {tuple(gradient.shape)}")
@@ -242,8 +243,8 @@ def sample_family(
         ValueError: if times are not strictly monotone or outside [0, 1], or as `family_drift`.
         TypeError: if x is not a floating-point tensor.
     """
-    _check_points("x", x)
-    _check_kappa(kappa)
+    check_points(x=x)
+    check_non_negative(kappa=kappa)
     clock = _check_times(times)
     reverse = clock[1] < clock[0]
     path = [x]
@@ -301,7 +302,7 @@ def log_likelihood(
             `family_drift`.
         TypeError: if x is not a floating-point tensor.
     """
-    _check_points("x", x)
+    check_points(x=x)
     if not 0 <= t0 < t1 <= 1:
         raise ValueError(f"t0 and t1 must satisfy 0 <= {t0} < {t1} <= 1")
     if n_steps < 1:
@@ -354,7 +355,7 @@ def quantile_map(
             the tail probability underflows, or t0 or t1 is outside [0, 1].
         TypeError: if x0 is not a floating-point tensor.
     """
-    _check_points("x0", x0)
+    check_points(x0=x0)
     start = schedule.alpha_bar(t0), schedule.beta_bar(t0)
     end = schedule.alpha_bar(t1), schedule.beta_bar(t1)
     mirrored = GaussianMixture(mixture.weights, -mixture.means, mixture.variances)
@@ -467,19 +468,6 @@ def _check_edges(edges: ArrayLike) -> Array:
     if not (widths > 0).all() or not np.allclose(widths, widths[0], rtol=1e-8, atol=0):
         raise ValueError(f"edges must be equally spaced and increasing, got {grid}")
     return grid
-
-
-def _check_points(name: str, x: Tensor) -> None:
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        found = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"{name} must be a floating-point tensor, got {found}")
-    if x.ndim != 2:
-        raise ValueError(f"{name} must have shape (B, d), got {tuple(x.shape)}")
-
-
-def _check_kappa(kappa: float) -> None:
-    if not (kappa >= 0 and math.isfinite(kappa)):
-        raise ValueError(f"kappa must be non-negative and finite, got {kappa}")
 
 
 def _check_times(times: Sequence[float] | Tensor) -> list[float]:

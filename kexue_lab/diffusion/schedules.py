@@ -17,6 +17,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from kexue_lab.validation import check_floating
+
 Score = Callable[[Tensor, float], Tensor]
 """A score model: points (B, d) and one time to ∇ log p_t at these points, (B, d)."""
 
@@ -267,13 +269,7 @@ class GaussianMixture:
     variances: Tensor
 
     def __post_init__(self) -> None:
-        for name in ("weights", "means", "variances"):
-            _check_tensor(name, getattr(self, name))
-        if not self.weights.dtype == self.means.dtype == self.variances.dtype:
-            raise TypeError(
-                "weights, means and variances must share one dtype, got "
-                f"{self.weights.dtype}, {self.means.dtype}, {self.variances.dtype}"
-            )
+        check_floating(weights=self.weights, means=self.means, variances=self.variances)
         if self.means.ndim != 2 or 0 in self.means.shape:
             raise ValueError(f"means must have shape (K, d), got {tuple(self.means.shape)}")
         for name, value in (("weights", self.weights), ("variances", self.variances)):
@@ -367,7 +363,7 @@ class GaussianMixture:
 
     def _diffuse(self, x: Tensor, alpha_bar: float | Tensor, beta_bar: float | Tensor) -> _Diffused:
         d = self.means.shape[1]
-        _check_tensor("x", x)
+        check_floating(x=x)
         if x.ndim != 2 or x.shape[1] != d:
             raise ValueError(f"x must have shape (B, {d}), got {tuple(x.shape)}")
         alpha = _column("alpha_bar", alpha_bar, x)
@@ -392,12 +388,6 @@ def marginal_score(mixture: GaussianMixture, schedule: NoiseSchedule) -> Score:
         return mixture.score(x, schedule.alpha_bar(t), schedule.beta_bar(t))
 
     return score
-
-
-def _check_tensor(name: str, value: Tensor) -> None:
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        found = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"{name} must be a floating-point tensor, got {found}")
 
 
 def _column(name: str, value: float | Tensor, x: Tensor) -> Tensor:

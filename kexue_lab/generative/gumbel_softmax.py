@@ -26,10 +26,8 @@ Baseline = Literal["none", "mean", "optimal", "leave_one_out"]
 class RelaxationMoments(NamedTuple):
     """Exact moments of a binary relaxation y = σ((l + Λ)/τ), Λ logistic.
 
-    Attributes:
-        mean: E y.
-        slope: d E y/dl, the mean of the per-sample gradient σ'((l + Λ)/τ)/τ.
-        second_moment: E of the squared per-sample gradient.
+    `mean` is E y, `slope` is d E y/dl (the mean of the per-sample gradient σ'((l + Λ)/τ)/τ), and
+    `second_moment` is that of the per-sample gradient.
     """
 
     mean: float

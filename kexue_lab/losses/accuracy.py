@@ -22,6 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, ndtr
 from torch import Tensor
 
+from kexue_lab.validation import check_floating, check_positive
+
 Noise = Literal["gaussian", "gumbel"]
 Reduction = Literal["mean", "sum", "none"]
 ThreePointKind = Literal["accuracy", "cross_entropy", "hinge", "gaussian", "gumbel"]
@@ -91,7 +93,7 @@ def expected_accuracy(
         orthant probability; the one-dimensional integral is exact for independent noise).
     """
     _check_batch(logits, target)
-    _check_scale(sigma, "sigma")
+    check_positive(sigma=sigma)
     if noise not in get_args(Noise):
         raise ValueError(f'noise must be "gaussian" or "gumbel", got {noise!r}')
     if noise == "gumbel":
@@ -165,7 +167,7 @@ def soft_accuracy_loss(
         Z. Zhang, M. Sabuncu, "Generalized Cross Entropy Loss", 2018, arXiv:1805.07836.
     """
     _check_batch(logits, target)
-    _check_scale(tau, "tau")
+    check_positive(tau=tau)
     _check_reduction(reduction)
     return _reduced(-torch.expm1(_log_softmax(logits, target, tau)), reduction)
 
@@ -196,7 +198,7 @@ def three_point_objective(
     if not np.isfinite(thresholds).all():
         raise ValueError(f"b must be finite, got {b!r}")
     _check_kind(kind)
-    _check_scale(scale, "scale")
+    check_positive(scale=scale)
     m = _LABELS * (_POINTS - thresholds[..., None]) / scale
     if kind == "accuracy":
         return np.asarray((m > 0).mean(-1))
@@ -227,7 +229,7 @@ def three_point_optimum(kind: ThreePointKind, scale: float = 1.0) -> float | tup
         ValueError: If `kind` is unknown or `scale` not positive and finite.
     """
     _check_kind(kind)
-    _check_scale(scale, "scale")
+    check_positive(scale=scale)
     if kind == "accuracy":
         return 0.0, 0.25
     if kind == "hinge":
@@ -289,9 +291,7 @@ def _reduced(losses: Tensor, reduction: Reduction) -> Tensor:
 
 
 def _check_batch(logits: Tensor, target: Tensor) -> None:
-    if not isinstance(logits, Tensor) or not logits.is_floating_point():
-        kind = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
-        raise TypeError(f"logits must be a floating-point tensor, got {kind}")
+    check_floating(logits=logits)
     whole = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
     if not isinstance(target, Tensor) or target.dtype not in whole:
         kind = target.dtype if isinstance(target, Tensor) else type(target).__name__
@@ -309,11 +309,6 @@ def _check_batch(logits: Tensor, target: Tensor) -> None:
     if low < 0 or high >= logits.shape[1]:
         wrong = low if low < 0 else high
         raise ValueError(f"target must lie in 0..{logits.shape[1] - 1}, got {wrong}")
-
-
-def _check_scale(value: float, name: str) -> None:
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite, got {value!r}")
 
 
 def _check_reduction(reduction: str) -> None:

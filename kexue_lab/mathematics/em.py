@@ -18,6 +18,8 @@ import torch
 from scipy.integrate import quad
 from torch import Tensor
 
+from kexue_lab.validation import check_floating
+
 # Elements of one temporary (components x d x N): half a MB of float64. It stays in cache, and below
 # the size from which an allocator fetches fresh pages at every use (measured: three times slower).
 _CHUNK = 2**16
@@ -67,12 +69,12 @@ def joint_kl(p_x: Tensor, q_y_given_x: Tensor, joint: Tensor) -> tuple[Tensor, T
         definition and not as the sum of the others.
 
     Raises:
-        TypeError: if an argument is not a floating point tensor.
-        ValueError: if shapes or dtypes disagree, or a distribution is negative or not normalised.
+        TypeError: if an argument is not a floating point tensor, or the dtypes disagree.
+        ValueError: if shapes disagree, or a distribution is negative or not normalised.
 
     Reference: Csiszár and Tusnády, Information Geometry and Alternating Minimization, 1984.
     """
-    _check_float(p_x=p_x, q_y_given_x=q_y_given_x, joint=joint)
+    check_floating(p_x=p_x, q_y_given_x=q_y_given_x, joint=joint)
     if p_x.ndim != 1 or p_x.numel() == 0:
         raise ValueError(f"p_x must have shape (N,) with N >= 1, got {tuple(p_x.shape)}")
     if q_y_given_x.ndim != 2 or q_y_given_x.shape[0] != p_x.shape[0] or not q_y_given_x.numel():
@@ -113,8 +115,8 @@ def gmm_log_joint(x: Tensor, weights: Tensor, means: Tensor, covariances: Tensor
         Log joint densities, shape (..., N, K).
 
     Raises:
-        TypeError: if an argument is not a floating point tensor.
-        ValueError: if shapes or dtypes disagree, `x` or `means` is not finite, weights are not a
+        TypeError: if an argument is not a floating point tensor, or the dtypes disagree.
+        ValueError: if shapes disagree, `x` or `means` is not finite, weights are not a
             distribution, or a covariance is not symmetric positive definite.
     """
     weights, means, covariances, chol = _checked_mixture(x, weights, means, covariances)
@@ -169,14 +171,14 @@ def gmm_m_step(
         (weights (..., K), means (..., K, d), covariances (..., K, d, d)).
 
     Raises:
-        TypeError: if `x` or `resp` is not a floating point tensor.
-        ValueError: if shapes or dtypes disagree, `resp` is negative or not normalised, a component
+        TypeError: if `x` or `resp` is not a floating point tensor, or the dtypes disagree.
+        ValueError: if shapes disagree, `resp` is negative or not normalised, a component
             has zero mass, or `reg` or `prior` is negative or not finite.
 
     Reference: Dempster, Laird, Rubin, Maximum Likelihood from Incomplete Data via the EM
     Algorithm, 1977.
     """
-    _check_float(x=x, resp=resp)
+    check_floating(x=x, resp=resp)
     _check_data(x)
     _check_regularisation(reg, prior)
     if resp.ndim < 2 or resp.shape[-2] != x.shape[0] or resp.numel() == 0:
@@ -205,7 +207,7 @@ def gmm_log_prior(covariances: Tensor, prior: tuple[float, float]) -> Tensor:
         TypeError: if `covariances` is not a floating point tensor.
         ValueError: if a covariance is not symmetric positive definite, or `prior` is negative.
     """
-    _check_float(covariances=covariances)
+    check_floating(covariances=covariances)
     if covariances.ndim < 3 or covariances.shape[-1] != covariances.shape[-2]:
         raise ValueError(
             f"covariances must have shape (..., K, d, d), got {tuple(covariances.shape)}"
@@ -322,8 +324,8 @@ def soft_kmeans_energy(x: Tensor, weights: Tensor, means: Tensor, variance: floa
         The energy in squared units of `x`, a scalar.
 
     Raises:
-        TypeError: if a tensor is not floating point.
-        ValueError: if shapes or dtypes disagree, `weights` is not a distribution, or `variance` is
+        TypeError: if a tensor is not floating point, or the dtypes disagree.
+        ValueError: if shapes disagree, `weights` is not a distribution, or `variance` is
             not positive and finite.
     """
     _check_spherical(x, weights, means, variance)
@@ -382,13 +384,13 @@ def plsa_em_step(counts: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         The new (a, b).
 
     Raises:
-        TypeError: if an argument is not a floating point tensor.
-        ValueError: if shapes or dtypes disagree, `counts` is negative or all zero, or rows of `a`
+        TypeError: if an argument is not a floating point tensor, or the dtypes disagree.
+        ValueError: if shapes disagree, `counts` is negative or all zero, or rows of `a`
             or `b` are not distributions.
 
     Reference: Hofmann, Probabilistic Latent Semantic Indexing, 1999.
     """
-    _check_float(counts=counts, a=a, b=b)
+    check_floating(counts=counts, a=a, b=b)
     if counts.ndim != 2 or counts.numel() == 0:
         raise ValueError(f"counts must have shape (I, J), got {tuple(counts.shape)}")
     if a.ndim != 2 or a.shape[0] != counts.shape[0] or a.shape[1] == 0:
@@ -430,7 +432,7 @@ def em_rate(update: Callable[[Tensor], Tensor], theta_star: Tensor) -> float:
 
     Reference: Dempster, Laird, Rubin, 1977, section 3.
     """
-    _check_float(theta_star=theta_star)
+    check_floating(theta_star=theta_star)
     if theta_star.ndim != 1 or theta_star.numel() == 0:
         raise ValueError(f"theta_star must have shape (p,), got {tuple(theta_star.shape)}")
     jacobian = torch.func.jacrev(update)(theta_star)
@@ -462,7 +464,7 @@ def linkage_em_step(theta: Tensor, counts: Sequence[float]) -> Tensor:
     Reference: Rao, Linear Statistical Inference and its Applications, 1965; Dempster, Laird,
     Rubin, 1977, section 1.
     """
-    _check_float(theta=theta)
+    check_floating(theta=theta)
     if not bool(((theta >= 0) & (theta <= 1)).all()):
         raise ValueError(
             f"theta must lie in [0, 1], got {theta.min().item()} to {theta.max().item()}"
@@ -526,12 +528,12 @@ def symmetric_mixture_step(m: Tensor, x: Tensor) -> Tensor:
         The new means, of the shape of `m`.
 
     Raises:
-        TypeError: if an argument is not a floating point tensor.
-        ValueError: if `x` is not one-dimensional or empty, or the dtypes disagree.
+        TypeError: if an argument is not a floating point tensor, or the dtypes disagree.
+        ValueError: if `x` is not one-dimensional or empty.
 
     Reference: Balakrishnan, Wainwright, Yu, arXiv:1408.2156.
     """
-    _check_float(m=m, x=x)
+    check_floating(m=m, x=x)
     if x.ndim != 1 or x.numel() == 0:
         raise ValueError(f"x must have shape (N,) with N >= 1, got {tuple(x.shape)}")
     return torch.tanh(m[..., None] * x) @ x / len(x)
@@ -724,20 +726,6 @@ def _tolerance(tensor: Tensor) -> float:
     return math.sqrt(torch.finfo(tensor.dtype).eps)
 
 
-def _check_float(**tensors: Tensor) -> None:
-    first_name, first = next(iter(tensors.items()))
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-        if not tensor.is_floating_point():
-            raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
-        if tensor.dtype != first.dtype or tensor.device != first.device:
-            raise ValueError(
-                f"{name} must have the dtype and device of {first_name}, "
-                f"got {tensor.dtype} on {tensor.device} for {first.dtype} on {first.device}"
-            )
-
-
 def _check_distribution(name: str, p: Tensor) -> None:
     if not bool((p >= 0).all()):
         raise ValueError(f"{name} must be non-negative, got smallest entry {p.min().item():g}")
@@ -782,7 +770,7 @@ def _checked_mixture(
     x: Tensor, weights: Tensor, means: Tensor, covariances: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Validate a mixture, broadcast its batch axes and factor its covariances."""
-    _check_float(x=x, weights=weights, means=means, covariances=covariances)
+    check_floating(x=x, weights=weights, means=means, covariances=covariances)
     _check_data(x)
     d = x.shape[1]
     if weights.ndim < 1 or weights.numel() == 0:
@@ -814,7 +802,7 @@ def _checked_mixture(
 
 
 def _check_spherical(x: Tensor, weights: Tensor, means: Tensor, variance: float) -> None:
-    _check_float(x=x, weights=weights, means=means)
+    check_floating(x=x, weights=weights, means=means)
     _check_data(x)
     if weights.ndim != 1 or weights.numel() == 0:
         raise ValueError(f"weights must have shape (K,), got {tuple(weights.shape)}")

@@ -28,6 +28,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import nnls
 from torch import Tensor
 
+from kexue_lab.validation import check_floating
+
 # Intermediate values of the recurrence lie in [0, 1]; starting from 2**1000 instead of 1 leaves
 # them 600 decimal orders before they underflow, and is undone exactly at the end. What is lost
 # below is amplified on the way to the result by up to 10**(0.18 n), so it cannot be seen up to the
@@ -224,7 +226,7 @@ def max_circular_gap(angles: Tensor) -> Tensor:
         TypeError: If `angles` is not a floating-point tensor.
         ValueError: If `angles` has no last dimension of length at least 1 or is not finite.
     """
-    _check_floating("angles", angles)
+    check_floating(angles=angles)
     if angles.ndim == 0 or angles.shape[-1] == 0:
         raise ValueError(f"angles must have shape (..., n) with n >= 1, got {tuple(angles.shape)}")
     if not bool(torch.isfinite(angles).all()):
@@ -475,14 +477,8 @@ def _angles(phi: ArrayLike) -> NDArray[Any]:
     return angles if angles.dtype.kind == "f" else angles.astype(np.float64)
 
 
-def _check_floating(name: str, value: Tensor) -> None:
-    if not (isinstance(value, Tensor) and value.is_floating_point()):
-        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"{name} must be a floating-point tensor, got {kind}")
-
-
 def _check_classification(points: Tensor, labels: Tensor, ndim: int) -> None:
-    _check_floating("points", points)
+    check_floating(points=points)
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
     if points.ndim != ndim or 0 in points.shape:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import fsolve
+from tensors import seeded, t64
 
 from kexue_lab.diffusion.ddim import (
     ddim_step,
@@ -22,14 +23,6 @@ from kexue_lab.diffusion.probability_flow import quantile_map, sample_family
 from kexue_lab.diffusion.schedules import GaussianMixture, NoiseSchedule, marginal_score
 
 COSINE, LINEAR = NoiseSchedule.cosine(0), NoiseSchedule.linear()
-
-
-def t64(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 MIXTURE = GaussianMixture(t64(0.3, 0.7), t64([-1.5], [1.0]), t64(0.09, 0.25))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensors import seeded, t64
 
 from kexue_lab.diffusion.imperfect_mean import (
     VarianceHead,
@@ -19,15 +20,6 @@ from kexue_lab.diffusion.imperfect_mean import (
 )
 from kexue_lab.diffusion.optimal_variance import kl_excess, variance_from_noise
 from kexue_lab.diffusion.schedules import GaussianMixture, NoiseSchedule
-
-
-def t64(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
 
 COSINE = NoiseSchedule.cosine(0)
 MIXTURE = GaussianMixture(t64(0.3, 0.7), t64([-1.5], [1.0]), t64(0.09, 0.25))

@@ -2,16 +2,13 @@
 
 import pytest
 import torch
+from tensors import seeded
 from torch.func import functional_call, stack_module_state, vmap
 
 from kexue_lab.diffusion.networks import VelocityNetwork, noise_model, velocity_batch
 from kexue_lab.diffusion.schedules import NoiseSchedule
 
 SCHEDULE = NoiseSchedule.cosine()
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def test_the_network_starts_at_zero_and_keeps_the_shape():

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from sklearn.linear_model import LinearRegression
+from tensors import seeded, t64
 
 from kexue_lab.diffusion.ddim import ddpm_sigma, posterior_coefficients, sample
 from kexue_lab.diffusion.optimal_variance import (
@@ -20,15 +21,6 @@ from kexue_lab.diffusion.optimal_variance import (
     variance_from_noise,
 )
 from kexue_lab.diffusion.schedules import GaussianMixture, NoiseSchedule
-
-
-def t64(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
 
 COSINE = NoiseSchedule.cosine(0)
 MIXTURE = GaussianMixture(t64(0.3, 0.7), t64([-1.5], [1.0]), t64(0.09, 0.25))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.integrate import quad
 from scipy.optimize import brentq
+from tensors import seeded, t64
 
 from kexue_lab.diffusion.diffusion_ode import denoiser_score, sample_ode
 from kexue_lab.diffusion.poisson_flow import (
@@ -21,15 +22,6 @@ from kexue_lab.diffusion.poisson_flow import (
     voigt_field,
 )
 from kexue_lab.diffusion.schedules import GaussianMixture
-
-
-def t64(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
 
 SOURCES, MASSES = t64([0.0, 0.0], [1.0, 0.5], [-0.5, 2.0]), t64(0.5, 0.2, 0.3)
 POINT = t64([0.3, -0.7])

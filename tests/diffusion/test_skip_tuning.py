@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 from sklearn.datasets import load_digits
+from tensors import seeded, t64
 
 from kexue_lab.diffusion.ddim import sample
 from kexue_lab.diffusion.diffusion_ode import denoiser_score, sample_ode
@@ -23,14 +24,6 @@ from kexue_lab.diffusion.skip_tuning import (
     sample_edm,
     skip_weights,
 )
-
-
-def t64(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def trained_looking(net):

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.fft import dctn, idctn
+from tensors import seeded
 
 from kexue_lab.diffusion.ddim import ddim_step
 from kexue_lab.diffusion.schedules import NoiseSchedule
@@ -21,15 +22,6 @@ from kexue_lab.diffusion.unified import (
     mask_sampler_distribution,
     reverse_step,
 )
-
-
-def t64(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
 
 LINEAR = NoiseSchedule.linear()
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.integrate import dblquad, quad
+from tensors import seeded, t64
 
 from kexue_lab.generative.gumbel_softmax import (
     binary_relaxation_moments,
@@ -22,16 +23,7 @@ from kexue_lab.generative.gumbel_softmax import (
     score_function_variance,
 )
 
-
-def t(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-THETA, F = t(0.5, -0.3, 1, 0), t(1, -2, 0.5, 3)
+THETA, F = t64(0.5, -0.3, 1, 0), t64(1, -2, 0.5, 3)
 P = THETA.softmax(-1)
 
 
@@ -118,12 +110,12 @@ def test_straight_through_gradients_are_the_soft_ones_for_linear_f():
 
 
 def test_the_density_by_its_digits_and_its_integral():
-    y, logits = t(0.2, 0.3, 0.5), t(0.2, 0.5, 0.3).log()
+    y, logits = t64(0.2, 0.3, 0.5), t64(0.2, 0.5, 0.3).log()
     assert concrete_log_prob(y, logits, 1.0).exp().item() == pytest.approx(1.9124684443, abs=1e-9)
     assert concrete_log_prob(y, logits, 0.7).exp().item() == pytest.approx(0.9807986317, abs=1e-9)
 
     def density(b, a):
-        return concrete_log_prob(t(a, b, 1 - a - b), logits, 2.0).exp().item()
+        return concrete_log_prob(t64(a, b, 1 - a - b), logits, 2.0).exp().item()
 
     mass = dblquad(density, 1e-12, 1 - 1e-9, 1e-12, lambda a: 1 - a - 1e-12, epsabs=1e-6)[0]
     assert mass == pytest.approx(1, abs=1e-4)
@@ -132,7 +124,7 @@ def test_the_density_by_its_digits_and_its_integral():
 @pytest.mark.parametrize("tau", [0.4, 1.0, 3.0])
 def test_the_binary_density_is_the_logistic_one_transformed(tau):
     y = torch.linspace(0.02, 0.98, 9, dtype=torch.float64)
-    ours = concrete_log_prob(torch.stack([y, 1 - y], -1), t(0.4, -0.5), tau).exp()
+    ours = concrete_log_prob(torch.stack([y, 1 - y], -1), t64(0.4, -0.5), tau).exp()
     theirs = stats.logistic.pdf(tau * torch.logit(y).numpy() - 0.9) * tau / (y * (1 - y)).numpy()
     torch.testing.assert_close(ours, torch.as_tensor(theirs))
 
@@ -153,7 +145,7 @@ def test_the_density_ignores_a_shift_of_the_logits(seed, tau, shift):
 def test_the_exact_gradient_is_that_of_the_enumerated_sum():
     gradient = torch.func.grad(lambda th: th.softmax(-1) @ F)(THETA)
     torch.testing.assert_close(exact_gradient(THETA, F), gradient)
-    digits = t(0.0698988508, -0.3324627031, -0.1072809464, 0.3698447988)
+    digits = t64(0.0698988508, -0.3324627031, -0.1072809464, 0.3698447988)
     torch.testing.assert_close(exact_gradient(THETA, F), digits, rtol=0, atol=1e-10)
 
 
@@ -289,7 +281,7 @@ def test_the_bias_of_the_value_vanishes_like_tau_squared():
 
 # --- bad input ---------------------------------------------------------------------------------
 
-NAN = t(0.0, math.nan)
+NAN = t64(0.0, math.nan)
 
 
 @pytest.mark.parametrize(
@@ -299,8 +291,8 @@ NAN = t(0.0, math.nan)
         (lambda: sample_gumbel((-1,)), ValueError, r"shape must be non-negative, got \(-1,\)"),
         (lambda: gumbel_max([0.0]), TypeError, "logits must be a floating-point tensor, got list"),
         (lambda: gumbel_max(NAN), ValueError, "logits must be below infinity, not nan"),
-        (lambda: gumbel_max(t(math.inf, 0)), ValueError, "logits must be below infinity"),
-        (lambda: gumbel_max(t(-math.inf, -math.inf)), ValueError, "not all -inf"),
+        (lambda: gumbel_max(t64(math.inf, 0)), ValueError, "logits must be below infinity"),
+        (lambda: gumbel_max(t64(-math.inf, -math.inf)), ValueError, "not all -inf"),
         (lambda: gumbel_max(torch.zeros(2, 0)), ValueError, r"logits must have shape .*\(2, 0\)"),
         (lambda: gumbel_max(THETA, n_samples=0), ValueError, "n_samples must be at least 1"),
         (lambda: gumbel_max(THETA, n_samples=2.5), TypeError, "n_samples must be an integer"),
@@ -319,8 +311,8 @@ NAN = t(0.0, math.nan)
             r"y must have shape .*got \(3,\)",
         ),
         (lambda: concrete_log_prob(P * 2, THETA, 1.0), ValueError, "y must be positive with sum 1"),
-        (lambda: concrete_log_prob(t(0, 1), t(0, 0), 1.0), ValueError, "y must be positive"),
-        (lambda: concrete_log_prob(t(0.5, 0.5), NAN, 1.0), ValueError, "logits must be below"),
+        (lambda: concrete_log_prob(t64(0, 1), t64(0, 0), 1.0), ValueError, "y must be positive"),
+        (lambda: concrete_log_prob(t64(0.5, 0.5), NAN, 1.0), ValueError, "logits must be below"),
         (lambda: concrete_log_prob(P, THETA.float(), 1.0), TypeError, "share one dtype"),
         (lambda: exact_gradient(THETA, F[:2]), ValueError, r"values must .*got \(2,\) for logits"),
         (
@@ -335,7 +327,7 @@ NAN = t(0.0, math.nan)
             ValueError,
             "baseline must be finite",
         ),
-        (lambda: optimal_baseline(t(0.0), t(1.0)), ValueError, "at least two classes possible"),
+        (lambda: optimal_baseline(t64(0.0), t64(1.0)), ValueError, "at least two classes possible"),
         (lambda: sf(n_samples=0), ValueError, "n_samples must be at least 1"),
         (lambda: sf(n_samples=1, baseline="leave_one_out"), ValueError, "at least 2 for leave_one"),
         (lambda: sf(baseline="best"), ValueError, "baseline must be one of .*got 'best'"),
