@@ -59,12 +59,13 @@ def npr_loss(
         noise: ε, of the same shape.
         eps_pred: ε_θ, of the same shape.
         scale: divides both g and the squared residual, for example by its mean at that time, so
-            that times of small variance count as much; a number or broadcastable to g.
+            that times of small variance count as much; a positive number, or a tensor of them that
+            broadcasts to g.
         reduction: "mean", "sum" or "none".
 
     Raises:
         TypeError: if an argument is not a floating-point tensor, or the dtypes disagree.
-        ValueError: if shapes disagree, scale is not positive, or the reduction is unknown.
+        ValueError: if shapes disagree, scale is a number ≤ 0, or the reduction is unknown.
 
     Source: arXiv:2206.07309, equation 14.
     """
@@ -72,10 +73,10 @@ def npr_loss(
     _check_reduction(reduction)
     difference = g - (noise - eps_pred).detach().square()
     if scale is not None:
-        factor = torch.as_tensor(scale, dtype=g.dtype, device=g.device)
-        if not (factor > 0).all():
-            raise ValueError(f"scale must be positive, got minimum {factor.min():g}")
-        difference = difference / factor
+        # A tensor's values are not looked at, so that the loss works inside `torch.func.vmap`.
+        if not isinstance(scale, Tensor):
+            check_positive(scale=scale)
+        difference = difference / scale
     return _reduce(difference.square(), reduction)
 
 
