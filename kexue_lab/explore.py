@@ -185,6 +185,8 @@ class Explorer:
         if not hasattr(control, "min"):
             return _ends(control)
         positions = np.linspace(control.min, control.max, count)
+        if isinstance(control, widgets.FloatLogSlider):  # its ends are exponents
+            positions = control.base**positions
         if isinstance(control.value, int):
             return sorted({round(position) for position in positions})
         return [float(position) for position in positions]

@@ -238,6 +238,12 @@ def test_steps_cover_the_range(control, count, values):
     assert explore(lambda x=None: figure(), x=control).steps("x", count) == values
 
 
+def test_steps_of_a_logarithmic_slider_are_values_not_exponents():
+    slider = widgets.FloatLogSlider(min=-2, max=1, value=1.0)
+    steps = explore(lambda x=None: figure(), x=slider).steps("x", 4)
+    assert steps == pytest.approx([0.01, 0.1, 1, 10])
+
+
 @pytest.mark.parametrize("control", [(0, 99), (0.0, 9.9), list(range(100))], ids=str)
 @pytest.mark.parametrize("count", [2, 3, 16])
 def test_steps_are_few_and_hold_both_ends(control, count):
