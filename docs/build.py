@@ -1,56 +1,52 @@
 """Build the course as a static site: `python docs/build.py` writes build/site.
 
-The pages come from the stored outputs of the notebooks. Only the frames of the explorers are drawn
-here, by running each notebook once; they are kept in build/frames until something changes.
+The pages come from the stored outputs of the notebooks. Only the frames of the explorers come from
+a run: the last one of the tests, or a new one where notebook or library have changed since.
 """
 
 import ast
-import hashlib
 import html
 import json
-import os
 import re
 import shutil
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from check_links import problems
-from nbformat.v4 import new_code_cell, new_markdown_cell
+from nbformat.v4 import new_markdown_cell
 from sphinx.cmd.build import main as sphinx_build
 
 from kexue_lab.catalog import SERIES, Article, catalog
 from kexue_lab.claims import MEANING
 from kexue_lab.course import PACKAGE, course_root, notebook_path, solutions_path
-from kexue_lab.notebooks import execute_notebook
+from kexue_lab.reports import frames_folder, read_report
 
 ROOT = course_root()
 DOCS = ROOT / "docs"
 BUILD = ROOT / "build"
-STAGE, SITE, FRAMES = BUILD / "docs", BUILD / "site", BUILD / "frames"
+STAGE, SITE = BUILD / "docs", BUILD / "site"
 SHARED = ("claims", "exercises", "explore", "figures", "training", "data", "catalog")
 CLAIM = re.compile(
     r"✓ \*\*(?P<key>\w+)\*\* · \*(?P<kind>\w+)\* — (?P<statement>.*?)( <small>|\n|$)"
 )
 FRAME_LIMIT = 300_000
-SAVE_FRAMES = """\
-from pathlib import Path
-from kexue_lab.explore import save_frames
-save_frames(Path({folder!r}))"""
+WORKERS = 2  # notebooks that run side by side
 
 
 def main() -> int:
     """Stage the pages, run Sphinx with warnings as errors, and check every link."""
-    # The notebooks that run for their frames must not overwrite the course's own pictures.
-    os.environ["KEXUE_FIGURES_DIR"] = str(BUILD / "figures")
     shutil.rmtree(STAGE, ignore_errors=True)
     shutil.rmtree(SITE, ignore_errors=True)
     STAGE.mkdir(parents=True)
     shutil.copy(DOCS / "conf.py", STAGE)
     shutil.copytree(DOCS / "_static", STAGE / "_static")
     finished = [article for article in catalog().values() if article.finished]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(read_report, [article.name for article in finished]))
     claims = {article.name: stage_article(article) for article in finished}
     stage_api()
     write("verified.md", verified_page(claims))
@@ -87,7 +83,7 @@ def stage_article(article: Article) -> list[dict[str, str]]:
 
 def put_frames(notebook: Any, article: Article) -> None:
     """Replace each explorer's standing picture by its frames and a slider."""
-    explorers = iter(sorted(draw_frames(article).iterdir(), key=_number))
+    explorers = iter(sorted(frames_folder(article.name).iterdir(), key=_number))
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if output.get("data", {}).get("text/plain", "").startswith("Explorer("):
@@ -97,21 +93,6 @@ def put_frames(notebook: Any, article: Article) -> None:
 def _number(folder: Path) -> int:
     number: int = json.loads((folder / "frames.json").read_text("utf8"))["number"]
     return number
-
-
-def draw_frames(article: Article) -> Path:
-    """The folder with the article's frames, drawn anew if notebook or library have changed."""
-    folder = FRAMES / article.name
-    sources = [notebook_path(article.name), *sorted(PACKAGE.rglob("*.py"))]
-    state = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
-    stamp = folder.with_suffix(".sha256")
-    if not stamp.exists() or stamp.read_text() != state:
-        shutil.rmtree(folder, ignore_errors=True)
-        notebook = nbformat.read(notebook_path(article.name), as_version=4)
-        notebook.cells.append(new_code_cell(SAVE_FRAMES.format(folder=str(folder))))
-        execute_notebook(notebook, notebook_path(article.name).parent)
-        stamp.write_text(state)
-    return folder
 
 
 def frames_html(folder: Path, article: Article) -> str:

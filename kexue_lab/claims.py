@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -353,8 +354,9 @@ class Claims:
     def ledger(self) -> "Ledger":
         """Return the table of all claims, for the notebook's last cell.
 
-        With the environment variable `KEXUE_CLAIMS_DIR` set, also writes there as JSON: the
-        claims, the processor time so far, and what the notebook's explorers measure.
+        With the environment variable `KEXUE_CLAIMS_DIR` set, also writes there: the claims, the
+        processor time so far and what the notebook's explorers measure, as JSON, and the
+        explorers' frames for pages without a kernel.
 
         Raises:
             ClaimRefused: if nothing was claimed.
@@ -367,17 +369,20 @@ class Claims:
         return Ledger(tuple(self.entries))
 
     def _write(self, directory: Path) -> None:
-        from kexue_lab.explore import measure_explorers
+        from kexue_lab.explore import measure_explorers, save_frames
 
         cpu_seconds = time.process_time()
+        frames = directory / self.article
         target = directory / f"{self.article}.json"
-        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(frames, ignore_errors=True)
+        frames.mkdir(parents=True)
         record = {
             "article": self.article,
             "claims": [asdict(claim) for claim in self.entries],
             "cpu_seconds": round(cpu_seconds, 2),
             "explorers": measure_explorers(),
         }
+        save_frames(frames)
         target.write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf8")
 
     def _decide(

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +18,28 @@ KERNEL_ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "TQDM_DISABLE": "1",
 }
+_CELL_SECONDS = 600
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
-def execute(path: Path) -> Any:
+def execute(path: Path, environment: Mapping[str, str] | None = None) -> Any:
     """Run a notebook top to bottom in a fresh kernel and return it; the file stays as it is.
+
+    Args:
+        path: the notebook.
+        environment: variables for the kernel, beside those of this process.
 
     Raises:
         nbclient.exceptions.CellExecutionError: if a cell fails.
     """
-    return execute_notebook(nbformat.read(path, as_version=4), path.parent)
-
-
-def execute_notebook(notebook: Any, folder: Path, timeout: int = 600) -> Any:
-    """Run a notebook that was read already in `folder`, as `execute` does."""
     client = NotebookClient(
-        notebook,
-        timeout=timeout,
+        nbformat.read(path, as_version=4),
+        timeout=_CELL_SECONDS,
         kernel_name="python3",
-        resources={"metadata": {"path": str(folder)}},
+        resources={"metadata": {"path": str(path.parent)}},
         store_widget_state=False,
     )
-    return client.execute(env=os.environ | KERNEL_ENVIRONMENT)
+    return client.execute(env=os.environ | KERNEL_ENVIRONMENT | dict(environment or {}))
 
 
 def normalise(notebook: Any) -> Any:

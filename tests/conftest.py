@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from reports import finished, read_report
+from reports import cached_report, finished
 
 
 @pytest.fixture(params=finished())
@@ -13,4 +13,4 @@ def article(request) -> str:
 
 @pytest.fixture
 def report(article) -> dict[str, Any]:
-    return read_report(article)
+    return cached_report(article)

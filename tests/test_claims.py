@@ -7,6 +7,7 @@ import math
 import time
 from fractions import Fraction
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import sympy as sp
@@ -717,6 +718,28 @@ def test_the_ledger_writes_json_where_it_is_told(full, tmp_path, monkeypatch):
     assert [c["kind"] for c in record["claims"]] == kinds
     assert record["claims"][0]["statement"] == "a | b"
     assert sp.sympify(record["claims"][0]["lhs"]) == sp.Derivative(x**2, x)
+
+
+def test_the_ledger_saves_the_explorers_frames(full, tmp_path, monkeypatch):
+    monkeypatch.setattr(explore_module, "_explorers", {})
+    monkeypatch.setenv("KEXUE_CLAIMS_DIR", str(tmp_path))
+    stale = tmp_path / "mathematics/em/renamed"
+    stale.mkdir(parents=True)
+
+    def curve(height=1.0):
+        figure, ax = plt.subplots()
+        ax.axhline(height)
+        return figure
+
+    explore_module.explore(curve, height=(0.0, 2.0))
+    full.ledger()
+    record = json.loads((tmp_path / "mathematics/em.json").read_text("utf8"))
+    assert [explorer["name"] for explorer in record["explorers"]] == [
+        "test_the_ledger_saves_the_explorers_frames.<locals>.curve"
+    ]
+    (frames,) = (tmp_path / "mathematics/em").iterdir()
+    assert (frames / "frames.json").is_file()
+    assert len(list(frames.glob("*.png"))) == 16
 
 
 def test_an_empty_ledger_is_refused(claims, tmp_path, monkeypatch):

@@ -1,15 +1,17 @@
 """Notebooks: one normal form, a fresh kernel; and the pages made from the catalogue."""
 
 import copy
+import os
 import random
 import re
+import time
 
 import nbformat
 import pytest
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from kexue_lab import course, pages
+from kexue_lab import course, pages, reports
 from kexue_lab.catalog import SERIES, catalog, find, next_articles
 from kexue_lab.notebooks import execute, normalise, refresh
 
@@ -133,6 +135,29 @@ def test_execute_and_refresh(tmp_path, monkeypatch):
     assert [c.execution_count for c in cells[1:]] == [1, 2, 3]
     assert len(cells[2].outputs) == 1
     assert path.read_bytes() == once
+
+
+def test_the_kernel_gets_the_environment_it_is_given(tmp_path):
+    path = write(tmp_path / "tiny.ipynb", "import os\nos.environ['KEXUE_CLAIMS_DIR']")
+    run = execute(path, {"KEXUE_CLAIMS_DIR": "elsewhere"})
+    assert run.cells[1].outputs[0].data["text/plain"] == "'elsewhere'"
+
+
+def test_a_report_is_made_anew_only_when_the_notebook_has_changed(tmp_path, monkeypatch):
+    (tmp_path / "tiny").mkdir()
+    source = """from kexue_lab.claims import Claims
+claims = Claims("tiny/one")
+claims.bound("N1", "half", 0.5, below=1)
+claims.ledger()"""
+    path = write(tmp_path / "tiny/one.ipynb", source)
+    monkeypatch.setattr(reports, "notebook_path", lambda article: tmp_path / f"{article}.ipynb")
+    monkeypatch.setenv("KEXUE_CLAIMS_DIR", str(tmp_path / "reports"))
+    assert [c["statement"] for c in reports.read_report("tiny/one")["claims"]] == ["half"]
+    monkeypatch.setattr(reports, "execute", lambda *_: pytest.fail("ran without need"))
+    reports.read_report("tiny/one")
+    os.utime(path, (time.time() + 60,) * 2)
+    with pytest.raises(pytest.fail.Exception, match="ran without need"):
+        reports.read_report("tiny/one")
 
 
 def test_a_failing_cell_is_reported_and_the_file_kept(tmp_path):
