@@ -1,11 +1,10 @@
 """Shared by all tests: one thread per process, and nbval made to run cells as Jupyter does."""
 
-import itertools
 import os
 import tempfile
 from pathlib import Path
 
-from kexue_lab.notebooks import KERNEL_ENVIRONMENT
+from kexue_lab.notebooks import KERNEL_ENVIRONMENT, kernel_address
 
 BUILD = Path(__file__).parent / "build"
 
@@ -32,26 +31,20 @@ def _run_cells_as_jupyter_does() -> None:
     RunningKernel.execute_cell_input = execute_cell_input
 
 
-def _talk_to_kernels_through_files() -> None:
-    """Give each kernel sockets of its own in a temporary folder.
-
-    Kernels that several workers start at once may be given the same free TCP port, and one dies
-    (seen 1 time in 400).
-    """
+def _give_each_kernel_its_own_sockets() -> None:
+    """Let nbval's kernels talk through files, which no other worker's kernel can take."""
     try:
         import nbval.kernel
     except ImportError:
         return
     manager = nbval.kernel.KernelManager
     folder = tempfile.TemporaryDirectory(prefix="kernels-")
-    number = itertools.count()
 
     def with_sockets(**options):
-        return manager(transport="ipc", ip=f"{folder.name}/{next(number)}", **options)
+        return manager(**kernel_address(tempfile.mkdtemp(dir=folder.name)), **options)
 
     nbval.kernel.KernelManager = with_sockets
 
 
 _run_cells_as_jupyter_does()
-if os.name == "posix":
-    _talk_to_kernels_through_files()
+_give_each_kernel_its_own_sockets()

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
+from traitlets.config import Config
 
 # One thread per kernel: quicker than oversubscribed cores, and float32 results repeat.
 # No progress bars: they would stay behind in the stored outputs.
@@ -32,14 +34,25 @@ def execute(path: Path, environment: Mapping[str, str] | None = None) -> Any:
     Raises:
         nbclient.exceptions.CellExecutionError: if a cell fails.
     """
-    client = NotebookClient(
-        nbformat.read(path, as_version=4),
-        timeout=_CELL_SECONDS,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(path.parent)}},
-        store_widget_state=False,
-    )
-    return client.execute(env=os.environ | KERNEL_ENVIRONMENT | dict(environment or {}))
+    with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
+        client = NotebookClient(
+            nbformat.read(path, as_version=4),
+            timeout=_CELL_SECONDS,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(path.parent)}},
+            store_widget_state=False,
+            config=Config({"KernelManager": kernel_address(folder)}),
+        )
+        return client.execute(env=os.environ | KERNEL_ENVIRONMENT | dict(environment or {}))
+
+
+def kernel_address(folder: str | Path) -> dict[str, str]:
+    """Options of a `KernelManager` for sockets that are files in `folder`.
+
+    Kernels that several processes start at once may be given the same free TCP port, and then one
+    dies (seen 1 time in 400). On Windows, which has no such sockets, the options are none.
+    """
+    return {"transport": "ipc", "ip": f"{folder}/socket"} if os.name == "posix" else {}
 
 
 def normalise(notebook: Any) -> Any:

@@ -190,12 +190,88 @@ def edm_denoise(
         raise ValueError(f"sigma must be a number or have shape ({len(x)},), got {shape}")
     if not (levels > 0).all():
         raise ValueError(f"sigma must be positive, got minimum {levels.min():g}")
-    levels = levels.expand(len(x))
-    s = levels.reshape(-1, *(1,) * (x.ndim - 1))
+    return _precondition(net, x, levels.expand(len(x)), sigma_data, skip_weights)
+
+
+def _precondition(
+    net: nn.Module,
+    x: Tensor,
+    sigma: Tensor,
+    sigma_data: float,
+    skip_weights: Sequence[float] | None = None,
+) -> Tensor:
+    """D(x, σ) for σ of shape (B,), without a look at σ's values, which `vmap` would not allow."""
+    s = sigma.reshape(-1, *(1,) * (x.ndim - 1))
     total = s**2 + sigma_data**2
-    out = net(x / total.sqrt(), levels.log() / 4, skip_weights)
+    out = net(x / total.sqrt(), sigma.log() / 4, skip_weights)
     denoised: Tensor = sigma_data**2 / total * x + s * sigma_data / total.sqrt() * out
     return denoised
+
+
+def edm_batch(
+    x0: Tensor,
+    *,
+    p_mean: float = -0.8,
+    p_std: float = 1.3,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Draw noise levels ln σ ~ N(p_mean, p_std²) and noised data x_0 + σε for `edm_error`.
+
+    Args:
+        x0: data, (B, …).
+        p_mean: mean of ln σ.
+        p_std: standard deviation of ln σ, > 0.
+        generator: source of σ and ε.
+
+    Returns:
+        noised data, (B, …), and σ, (B,).
+
+    Raises:
+        TypeError: if x0 is not a floating-point tensor.
+        ValueError: if p_std is not positive.
+
+    Source: Karras et al., arXiv:2206.00364, table 1.
+    """
+    check_floating(x0=x0)
+    check_positive(p_std=p_std)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=x0.dtype, device=x0.device)
+
+    sigma = (p_mean + p_std * normal(len(x0))).exp()
+    return x0 + sigma.reshape(-1, *(1,) * (x0.ndim - 1)) * normal(*x0.shape), sigma
+
+
+def edm_error(
+    net: nn.Module, x0: Tensor, noised: Tensor, sigma: Tensor, *, sigma_data: float = 0.6
+) -> Tensor:
+    """Return (σ² + σ_d²)/(σ σ_d)² ‖D(noised, σ) − x_0‖² per pixel for each image, (B,).
+
+    The weight makes it ‖F − its target‖², of size 1 at the start.
+
+    Args:
+        net: F, as in `edm_denoise`.
+        x0: data, (B, C, H, W).
+        noised: x_0 + σε, (B, C, H, W).
+        sigma: σ > 0, (B,); its values are not checked, so that `torch.func.vmap` can be used.
+        sigma_data: standard deviation of the data, σ_d.
+
+    Raises:
+        TypeError: if a tensor is not floating point, or the dtypes disagree.
+        ValueError: if shapes disagree, or sigma_data is not positive.
+
+    Source: Karras et al., arXiv:2206.00364, equation 8.
+    """
+    check_floating(x0=x0, noised=noised, sigma=sigma)
+    check_positive(sigma_data=sigma_data)
+    if noised.shape != x0.shape or sigma.shape != x0.shape[:1]:
+        raise ValueError(
+            f"noised and sigma must have shapes {tuple(x0.shape)} and ({len(x0)},), "
+            f"got {tuple(noised.shape)} and {tuple(sigma.shape)}"
+        )
+    error = _precondition(net, noised, sigma, sigma_data) - x0
+    weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+    return weight * error.square().flatten(1).mean(1)
 
 
 def edm_loss(
@@ -208,9 +284,7 @@ def edm_loss(
     generator: torch.Generator | None = None,
     reduction: Literal["mean", "none"] = "mean",
 ) -> Tensor:
-    """Return EDM's training loss, (σ² + σ_d²)/(σ σ_d)² ‖D(x_0 + σε, σ) − x_0‖² per pixel.
-
-    ln σ ~ N(p_mean, p_std²). The weight makes it ‖F − its target‖², of size 1 at the start.
+    """Return EDM's training loss: `edm_error` on a batch drawn by `edm_batch`.
 
     Args:
         net: F, as in `edm_denoise`.
@@ -227,20 +301,10 @@ def edm_loss(
 
     Source: Karras et al., arXiv:2206.00364, equation 8 and table 1.
     """
-    check_floating(x0=x0)
-    check_positive(p_std=p_std, sigma_data=sigma_data)
     if reduction not in ("mean", "none"):
         raise ValueError(f'reduction must be "mean" or "none", got {reduction!r}')
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=x0.dtype, device=x0.device)
-
-    sigma = (p_mean + p_std * normal(len(x0))).exp()
-    noise = normal(*x0.shape)
-    noised = x0 + sigma.reshape(-1, *(1,) * (x0.ndim - 1)) * noise
-    error = edm_denoise(net, noised, sigma, sigma_data=sigma_data) - x0
-    weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
-    losses = weight * error.square().flatten(1).mean(1)
+    noised, sigma = edm_batch(x0, p_mean=p_mean, p_std=p_std, generator=generator)
+    losses = edm_error(net, x0, noised, sigma, sigma_data=sigma_data)
     return losses.mean() if reduction == "mean" else losses
 
 

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
+from scipy.stats import kstest
 from sklearn.datasets import load_digits
 from tensors import seeded, t64
 
@@ -16,7 +17,9 @@ from kexue_lab.diffusion.diffusion_ode import denoiser_score, sample_ode
 from kexue_lab.diffusion.schedules import GaussianMixture, NoiseSchedule
 from kexue_lab.diffusion.skip_tuning import (
     TinyUNet,
+    edm_batch,
     edm_denoise,
+    edm_error,
     edm_loss,
     gaussian_gain,
     gaussian_path_variance,
@@ -24,6 +27,7 @@ from kexue_lab.diffusion.skip_tuning import (
     sample_edm,
     skip_weights,
 )
+from kexue_lab.training import fit
 
 
 def trained_looking(net):
@@ -151,6 +155,43 @@ def test_the_weighted_loss_is_that_of_the_network_s_own_target():
     assert mean.item() == pytest.approx(losses.mean().item())
 
 
+def test_the_loss_is_the_error_of_a_drawn_batch():
+    net = trained_looking(TinyUNet(4))
+    x0 = torch.rand(6, 1, 4, 4, generator=seeded())
+    noised, sigma = edm_batch(x0, generator=seeded(1))
+    errors = edm_error(net, x0, noised, sigma)
+    torch.testing.assert_close(
+        errors, edm_loss(net, x0, generator=seeded(1), reduction="none"), rtol=0, atol=0
+    )
+    # Written out: ‖D − x_0‖² per pixel times the weight 1/σ² + 1/σ_d².
+    squared = (edm_denoise(net, noised, sigma) - x0).square().mean((1, 2, 3))
+    torch.testing.assert_close(errors, squared * (1 / sigma**2 + 1 / 0.36))
+
+
+def test_noise_levels_are_log_normal():
+    x0 = torch.zeros(20_000, 3, dtype=torch.float64)
+    noised, sigma = edm_batch(x0, p_mean=0.5, p_std=0.7, generator=seeded())
+    assert kstest(sigma.log(), "norm", (0.5, 0.7)).pvalue > 1e-3
+    assert kstest((noised / sigma[:, None]).ravel(), "norm").pvalue > 1e-3
+
+
+def test_several_networks_train_at_once():
+    images = torch.rand(20, 1, 4, 4, generator=seeded())
+
+    def batch(g):
+        x0 = images[torch.randint(20, (8,), generator=g)]
+        return x0, *edm_batch(x0, generator=g)
+
+    def loss(net, x0, noised, sigma):
+        return edm_error(net, x0, noised, sigma).mean()
+
+    runs = [
+        fit(lambda g: TinyUNet(4), batch, loss, seeds=[0, 1], steps=5, vectorize=v, device="cpu")
+        for v in (True, False)
+    ]
+    torch.testing.assert_close(runs[0].losses, runs[1].losses, rtol=1e-3, atol=1e-4)
+
+
 # --- samplers ----------------------------------------------------------------------------------
 
 
@@ -269,6 +310,7 @@ def test_exact_gains_make_every_step_exact():
 # --- bad input ---------------------------------------------------------------------------------
 
 X = torch.zeros(2, 1, 8, 8)
+SIGMA = torch.ones(2)
 
 
 @pytest.mark.parametrize(
@@ -291,6 +333,12 @@ X = torch.zeros(2, 1, 8, 8)
         (lambda: edm_denoise(None, X, torch.ones(3)), ValueError, r"got \(3,\)"),
         (lambda: edm_denoise(None, X, 1.0, sigma_data=0), ValueError, "sigma_data must be pos"),
         (lambda: edm_denoise(None, [0.0], 1.0), TypeError, "x must be a floating-point tensor"),
+        (lambda: edm_batch(X, p_std=-1.0), ValueError, "p_std must be positive and finite, got -1"),
+        (lambda: edm_batch([1.0]), TypeError, "x0 must be a floating-point tensor"),
+        (lambda: edm_error(None, X, X[:1], SIGMA), ValueError, "noised and sigma must have"),
+        (lambda: edm_error(None, X, X, SIGMA[:1]), ValueError, r"and \(1,\)"),
+        (lambda: edm_error(None, X, X, SIGMA, sigma_data=0), ValueError, "sigma_data must be"),
+        (lambda: edm_error(None, X, X, SIGMA.double()), TypeError, "float64"),
         (lambda: edm_loss(None, X, p_std=0.0), ValueError, "p_std must be positive"),
         (lambda: edm_loss(None, X, reduction="sum"), ValueError, "reduction must be"),
         (lambda: edm_loss(None, X.int()), TypeError, "x0 must be a floating-point tensor"),
