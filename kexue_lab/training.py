@@ -1,6 +1,7 @@
 """The one training loop: several seeds at once, a progress bar, and a stop at the first nan."""
 
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -147,8 +148,12 @@ def fit(
 
 
 def _with_bar(steps: range, progress: bool) -> Iterable[int]:
-    """The steps with a progress bar; the environment variable TQDM_DISABLE=1 hides it as well."""
-    return tqdm(steps, leave=False, desc="training") if progress else steps
+    """The steps with a progress bar; the environment variable TQDM_DISABLE=1 hides it as well.
+
+    tqdm's bar for notebooks does not look at that variable itself (seen in tqdm 4.70).
+    """
+    hidden = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
+    return tqdm(steps, leave=False, desc="training", disable=hidden) if progress else steps
 
 
 class _OneByOne:

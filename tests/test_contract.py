@@ -25,6 +25,7 @@ FORBIDDEN = {
     "an address": r"0x[0-9a-f]{6,}",
     "a path": r"(?<!\w)/(?:home|root|tmp|usr|Users|opt|var|work|mnt)/",
     "a path of Windows": r"[A-Z]:\\\\",
+    "a progress bar": r"\d%\|",
     "a duration": r"\d ?(?:ms|µs|seconds?|minutes?)\b|\d\d:\d\d:\d\d",
 }
 

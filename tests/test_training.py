@@ -7,8 +7,10 @@ import sys
 
 import pytest
 import torch
+import tqdm.notebook
 from torch import nn
 
+from kexue_lab import training
 from kexue_lab.training import TrainingDiverged, fit, generator, pick_device
 
 SEEDS = (3, 0, 7)
@@ -292,6 +294,7 @@ SCRIPT = """
 import sys
 from torch import nn
 import torch
+import tqdm.notebook
 from kexue_lab.training import fit
 fit(lambda g: nn.Linear(2, 1), lambda g: (torch.randn(4, 2, generator=g),),
     lambda model, x: model(x).square().mean(), steps=3, device="cpu", progress=sys.argv[1] == "1")
@@ -315,3 +318,17 @@ def test_the_progress_bar(progress, disable, shows):
     assert (b"training" in done.stderr) is shows
     assert done.stdout == b""
     assert done.stderr.split(b"\r")[-1].strip() == b""  # the bar is wiped away
+
+
+@pytest.mark.parametrize(("disable", "shown"), [(None, 1), ("0", 1), ("1", 0)])
+def test_the_progress_bar_of_a_notebook(disable, shown, monkeypatch):
+    """A bar that stays in the stored outputs would be the first thing a reader sees there."""
+    displayed = []
+    monkeypatch.setattr(tqdm.notebook, "display", displayed.append)
+    monkeypatch.setattr(training, "tqdm", tqdm.notebook.tqdm_notebook)
+    if disable is None:
+        monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    else:
+        monkeypatch.setenv("TQDM_DISABLE", disable)
+    train(progress=True)
+    assert len(displayed) == shown
