@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -374,15 +375,18 @@ class Claims:
         cpu_seconds = time.process_time()
         frames = directory / self.article
         target = directory / f"{self.article}.json"
-        shutil.rmtree(frames, ignore_errors=True)
-        frames.mkdir(parents=True)
+        frames.parent.mkdir(parents=True, exist_ok=True)
         record = {
             "article": self.article,
             "claims": [asdict(claim) for claim in self.entries],
             "cpu_seconds": round(cpu_seconds, 2),
             "explorers": measure_explorers(),
         }
-        save_frames(frames)
+        # Another run of the same notebook may be writing: finish apart, then change places.
+        fresh = Path(tempfile.mkdtemp(dir=frames.parent))
+        save_frames(fresh)
+        shutil.rmtree(frames, ignore_errors=True)
+        fresh.replace(frames)
         target.write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf8")
 
     def _decide(

@@ -22,8 +22,10 @@ Array = NDArray[np.float64]
 
 
 def _uniforms(rng: np.random.Generator) -> Inputs:
-    yield (np.array([0.5]),)
-    yield from ((rng.uniform(0.001, 0.999, size),) for size in (4, (2, 3)))
+    yield np.array([0.5]), 1.0, 2.0
+    for size in (4, (2, 3)):
+        m, s = float(rng.normal(0, 2)), float(rng.uniform(0.3, 0.8) + rng.integers(0, 2))
+        yield rng.uniform(0.001, 0.999, size), m, s
 
 
 def _scaled_noise(rng: np.random.Generator) -> Inputs:
@@ -99,20 +101,35 @@ def _second_moment(logit: float) -> float:
 
 EXERCISES = (
     Exercise(
-        "Gumbel noise from uniforms",
-        solution=lambda u: -np.log(-np.log(u)),
+        "Gumbel noise with a location and a scale",
+        solution=lambda u, m, s: m - s * np.log(-np.log(u)),
         inputs=_uniforms,
         mistakes=(
             Mistake(
                 "the outer sign",
-                lambda u: np.log(-np.log(u)),
-                "this is -G: its long tail points down, and its mean is -0.577. Solve "
-                "u = exp(-exp(-g)) for g.",
+                lambda u, m, s: m + s * np.log(-np.log(u)),
+                "this is m - sG: its long tail points down. Solve u = exp(-exp(-(x - m)/s)) for x.",
             ),
             Mistake(
                 "exponential noise",
-                lambda u: -np.log(u),
-                "this is the exponential variable E; Gumbel noise is -log E.",
+                lambda u, m, s: m - s * np.log(u),
+                "this is m + sE with an exponential variable E; Gumbel noise is -log E.",
+            ),
+            Mistake(
+                "divided by the scale",
+                lambda u, m, s: m - np.log(-np.log(u)) / s,
+                "a large scale must make the noise large: it divides x - m inside the law.",
+            ),
+            Mistake(
+                "the location is scaled, too",
+                lambda u, m, s: s * (m - np.log(-np.log(u))),
+                "scale the standard noise first, then shift it by m.",
+            ),
+            Mistake(
+                "the location taken for the mean",
+                lambda u, m, s: m - s * (np.log(-np.log(u)) + np.euler_gamma),
+                "this noise has the mean m; in the law, m is the location, and the mean is "
+                "m + 0.577 s.",
             ),
         ),
     ),
