@@ -123,13 +123,18 @@ class Exercise:
         return problems + self._hint(got, arguments) if problems else []
 
     def _hint(self, got: Any, arguments: tuple[Any, ...]) -> list[str]:
+        """The hint of the mistake that gives this very result, or else one near it."""
+        answers = []
         for mistake in self.mistakes:
             try:
-                wrong = self._run(mistake.answer, arguments)
+                answers.append((mistake.hint, self._run(mistake.answer, arguments)))
             except Exception:
                 continue
-            if same(got, wrong, self.rtol, self.atol):
-                return [f"hint: {mistake.hint}"]
+        # Nearly is not enough at once: another mistake's result may be close to it by chance.
+        for rtol, atol in ((1e-9, 1e-12), (self.rtol, self.atol)):
+            for hint, wrong in answers:
+                if same(got, wrong, rtol, atol):
+                    return [f"hint: {hint}"]
         return []
 
     def _input(self, arguments: tuple[Any, ...]) -> list[str]:

@@ -63,6 +63,21 @@ def test_a_wrong_answer_at_one_random_input_is_found():
     assert "for number = 3:" not in text(feedback)
 
 
+def test_of_two_mistakes_that_are_close_the_exact_one_is_named():
+    rough = Exercise(
+        "about two",
+        solution=lambda: 2.0,
+        mistakes=[
+            Mistake("first", lambda: 3.0, "three"),
+            Mistake("second", lambda: 3.001, "and a bit"),
+        ],
+        rtol=1e-2,
+    )
+    assert text(rough.check(3.0)).endswith("hint: three")
+    assert text(rough.check(3.001)).endswith("hint: and a bit")
+    assert text(rough.check(3.002)).endswith("hint: three")  # near both: the first
+
+
 def test_a_named_mistake_gets_its_hint():
     assert text(DOUBLE.check(lambda n: n * n)).endswith("hint: twice is not squared")
     assert "hint" not in text(DOUBLE.check(lambda n: n + 4))

@@ -52,9 +52,11 @@ def _squares(rng: np.random.Generator) -> Inputs:
 
 
 def _data(rng: np.random.Generator) -> Inputs:
-    for d in (2, 3, 6):
-        mixing = rng.standard_normal((d, d))
-        rows = rng.standard_normal((2000, d)) @ mixing + rng.uniform(-2, 2, d)
+    for d in (6, 4, 3):
+        # Coordinates of unlike size and far from 0, so that no two answers coincide by chance.
+        sizes = np.geomspace(0.2, 3, d)
+        mixed = rng.standard_normal((2000, d)) @ rng.standard_normal((d, d))
+        rows = sizes * (mixed + rng.choice([-1, 1], d) * rng.uniform(2, 4, d))
         yield torch.from_numpy(rows), *_levels(rng)
 
 

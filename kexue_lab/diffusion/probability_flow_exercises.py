@@ -30,8 +30,8 @@ _COPIES = 2000
 
 def _ou_inputs(rng: np.random.Generator) -> Inputs:
     yield 1.0, 0.5, 0.0
-    for _ in range(6):
-        yield float(rng.normal()), float(rng.uniform(0, 3)), float(rng.choice([0, 0.5, 2]))
+    for kappa in (0.5, 2.0, 0.0) * 2:
+        yield float(rng.normal()), float(rng.uniform(0, 3)), kappa
 
 
 def _ou_score(x: float, t: float) -> float:
