@@ -5,7 +5,6 @@ import math
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -383,8 +382,9 @@ class Claims:
             "explorers": measure_explorers(),
         }
         # Another run of the same notebook may be writing: finish apart, then change places.
-        fresh = Path(tempfile.mkdtemp(dir=frames.parent))
+        fresh = directory / f"{self.article}.{os.getpid()}"
         save_frames(fresh)
+        fresh.mkdir(exist_ok=True)  # without explorers there are no frames
         shutil.rmtree(frames, ignore_errors=True)
         fresh.replace(frames)
         target.write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf8")
