@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from kexue_lab.notebooks import KERNEL_ENVIRONMENT, kernel_address
+from kexue_lab.course.notebooks import KERNEL_ENVIRONMENT, kernel_address
 
 BUILD = Path(__file__).parent / "build"
 

@@ -20,10 +20,10 @@ from check_links import problems
 from nbformat.v4 import new_markdown_cell
 from sphinx.cmd.build import main as sphinx_build
 
-from kexue_lab.catalog import SERIES, Article, catalog
 from kexue_lab.claims import MEANING
-from kexue_lab.course import PACKAGE, course_root, notebook_path, solutions_path
-from kexue_lab.reports import frames_folder, read_report
+from kexue_lab.course.catalog import SERIES, Article, catalog
+from kexue_lab.course.places import PACKAGE, course_root, notebook_path, solutions_path
+from kexue_lab.course.reports import frames_folder, read_report
 
 ROOT = course_root()
 DOCS = ROOT / "docs"

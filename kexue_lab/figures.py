@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Literal
 import matplotlib as mpl
 from cycler import cycler
 
-from kexue_lab.course import course_root
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -56,8 +54,9 @@ def save_figure(
     """Save a figure as `figures/<series>/<article>-<name>.<format>` and return its path.
 
     The same figure gives the same bytes: neither date nor random ids are stored. Use "png" for
-    pictures with thousands of marks, where SVG becomes large. `KEXUE_FIGURES_DIR` names another
-    folder than the course's `figures/`.
+    pictures with thousands of marks, where SVG becomes large. The folder is the one that
+    `KEXUE_FIGURES_DIR` names, or else `figures/` beside the `notebooks/` that the working
+    directory lies in, or else `figures/` in the working directory.
 
     Args:
         figure: a matplotlib figure.
@@ -77,10 +76,16 @@ def save_figure(
         raise ValueError(f'article must look like "series/name", got {article!r}')
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise ValueError(f"name must be in lower case without spaces, got {name!r}")
-    folder = Path(os.environ.get("KEXUE_FIGURES_DIR") or course_root() / "figures")
+    folder = Path(os.environ.get("KEXUE_FIGURES_DIR") or _figures_folder())
     path = folder / f"{article}-{name}.{format}"
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if format == "svg" else {"Software": None}
     with mpl.rc_context({"svg.hashsalt": "kexue_lab"}):
         figure.savefig(path, bbox_inches="tight", metadata=metadata)
     return path
+
+
+def _figures_folder() -> Path:
+    here = Path.cwd()
+    roots = (folder for folder in (here, *here.parents) if (folder / "notebooks").is_dir())
+    return next(roots, here) / "figures"

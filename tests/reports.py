@@ -2,8 +2,8 @@
 
 import functools
 
-from kexue_lab.catalog import catalog
-from kexue_lab.reports import read_report
+from kexue_lab.course.catalog import catalog
+from kexue_lab.course.reports import read_report
 
 cached_report = functools.cache(read_report)
 

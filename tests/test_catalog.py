@@ -6,8 +6,8 @@ from graphlib import TopologicalSorter
 
 import pytest
 
-from kexue_lab import course
-from kexue_lab.catalog import SERIES, Article, UnknownArticle, catalog, find, next_articles
+from kexue_lab.course import places
+from kexue_lab.course.catalog import SERIES, Article, UnknownArticle, catalog, find, next_articles
 
 ARTICLES = list(catalog().values())
 
@@ -43,7 +43,8 @@ def test_each_article(article):
     assert article.source == f"https://kexue.fm/archives/{article.number}"
     assert article.papers
     assert all(paper.strip() == paper and paper for paper in article.papers)
-    assert article.finished == (article.seconds is not None)
+    assert article.state in ("planned", "landed", "lesson")
+    assert article.finished == (article.seconds is not None) == bool(article.picture)
     assert article.seconds is None or article.seconds > 0
 
 
@@ -128,13 +129,13 @@ def test_the_course_is_here_or_above_or_where_the_package_lies(tmp_path, monkeyp
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "deep/er").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "deep/er")
-    monkeypatch.setattr(course, "PACKAGE", tmp_path / "site-packages/kexue_lab")
+    monkeypatch.setattr(places, "PACKAGE", tmp_path / "site-packages/kexue_lab")
     with pytest.raises(FileNotFoundError, match=r"no notebooks/index.ipynb"):
-        course.course_root()
+        places.course_root()
     (tmp_path / "notebooks/index.ipynb").write_text("{}")
-    assert course.course_root() == tmp_path
-    assert course.notebook_path("a/b") == tmp_path / "notebooks/a/b.ipynb"
-    assert course.solutions_path("a/b") == tmp_path / "notebooks/solutions/a/b.ipynb"
+    assert places.course_root() == tmp_path
+    assert places.notebook_path("a/b") == tmp_path / "notebooks/a/b.ipynb"
+    assert places.solutions_path("a/b") == tmp_path / "notebooks/solutions/a/b.ipynb"
 
 
 def test_the_package_leads_back_to_its_checkout(tmp_path, monkeypatch):
@@ -143,5 +144,5 @@ def test_the_package_leads_back_to_its_checkout(tmp_path, monkeypatch):
     (checkout / "notebooks/index.ipynb").write_text("{}")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    monkeypatch.setattr(course, "PACKAGE", checkout / "kexue_lab")
-    assert course.course_root() == checkout
+    monkeypatch.setattr(places, "PACKAGE", checkout / "kexue_lab")
+    assert places.course_root() == checkout

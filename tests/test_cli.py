@@ -12,15 +12,15 @@ import papermill
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from kexue_lab import catalog as catalog_module
-from kexue_lab import cli, course, pages
-from kexue_lab import notebooks as notebooks_module
-from kexue_lab.catalog import SERIES, catalog
-from kexue_lab.notebooks import KERNEL_ENVIRONMENT, execute, normalise
-from kexue_lab.skeleton import SECTIONS, lay_down
+from kexue_lab.course import catalog as catalog_module
+from kexue_lab.course import cli, pages, places
+from kexue_lab.course import notebooks as notebooks_module
+from kexue_lab.course.catalog import SERIES, catalog
+from kexue_lab.course.notebooks import KERNEL_ENVIRONMENT, execute, normalise
+from kexue_lab.course.skeleton import SECTIONS, lay_down
 
 REAL = catalog()
-CHECKOUT = course.PACKAGE.parent
+CHECKOUT = places.PACKAGE.parent
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +38,9 @@ def small(tmp_path, monkeypatch):
     (root / "notebooks/mathematics").mkdir(parents=True)
     (root / "notebooks/index.ipynb").write_text("{}")
     names = ("mathematics/em", "mathematics/random_sector", "diffusion/ddim", "diffusion/unified")
-    finished = {"mathematics/em": 3, "mathematics/random_sector": 16}
-    articles = {n: replace(REAL[n], seconds=finished.get(n)) for n in names}
+    articles = {n: replace(REAL[n], state="planned", seconds=None) for n in names}
+    for name, seconds in (("mathematics/em", 3), ("mathematics/random_sector", 16)):
+        articles[name] = replace(REAL[name], state="landed", seconds=seconds)
     monkeypatch.chdir(root)
     monkeypatch.setattr(catalog_module, "catalog", lambda: articles)
     monkeypatch.setattr(cli, "catalog", lambda: articles)
@@ -94,7 +95,7 @@ def test_list_shows_every_article_and_its_state(capsys):
 def test_list_needs_no_torch():
     """The command answers at once: neither torch nor matplotlib is imported."""
     script = (
-        "import sys; from kexue_lab.cli import main; main(['list'])\n"
+        "import sys; from kexue_lab.course.cli import main; main(['list'])\n"
         "print(sorted({'torch', 'matplotlib', 'sympy', 'papermill'} & sys.modules.keys()))"
     )
     done = subprocess.run(
@@ -163,7 +164,7 @@ def test_open_starts_jupyterlab(small, monkeypatch, capsys, arguments, file, scr
 
 def test_outside_a_course(small, tmp_path, monkeypatch, capsys):
     (small / "notebooks/index.ipynb").unlink()
-    monkeypatch.setattr(course, "PACKAGE", tmp_path / "site-packages/kexue_lab")
+    monkeypatch.setattr(places, "PACKAGE", tmp_path / "site-packages/kexue_lab")
     assert cli.main(["open"]) == 2
     assert "run this inside a clone of the course" in capsys.readouterr().err
 
@@ -369,7 +370,7 @@ def skeletons(tmp_path_factory):
     root = tmp_path_factory.mktemp("skeletons")
     shutil.copy(CHECKOUT / "pyproject.toml", root)
     (root / "kexue_lab").mkdir()
-    for module in course.PACKAGE.glob("*.py"):  # so that ruff knows them as this project's own
+    for module in places.PACKAGE.glob("*.py"):  # so that ruff knows them as this project's own
         (root / "kexue_lab" / module.name).write_text('"""Stands for a shared module."""\n')
     for article in REAL.values():
         lay_down(article, root)

@@ -12,12 +12,12 @@ import nbformat
 import pytest
 from reports import finished
 
-from kexue_lab.catalog import catalog, find
-from kexue_lab.course import notebook_path, solutions_path
+from kexue_lab.course.catalog import catalog, find
+from kexue_lab.course.notebooks import normalise
+from kexue_lab.course.pages import index_notebook, readme_with_table
+from kexue_lab.course.places import notebook_path, solutions_path
+from kexue_lab.course.skeleton import SECTIONS
 from kexue_lab.exercises import exercises_of
-from kexue_lab.notebooks import normalise
-from kexue_lab.pages import index_notebook, readme_with_table
-from kexue_lab.skeleton import SECTIONS
 
 ROOT = Path(__file__).parents[1]
 IMPORT_NAMES = {"scikit-learn": "sklearn", "ipython": "IPython", "pillow": "PIL", "pot": "ot"}

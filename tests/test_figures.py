@@ -53,12 +53,20 @@ def test_the_pictures_place(tmp_path):
     assert path.is_file()
 
 
-def test_the_courses_own_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize("inside", ["", "notebooks/diffusion"])
+def test_the_courses_own_folder(tmp_path, monkeypatch, inside):
     monkeypatch.delenv("KEXUE_FIGURES_DIR")
-    monkeypatch.setattr(figures, "course_root", lambda: tmp_path / "course")
+    (tmp_path / "course/notebooks/diffusion").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "course" / inside)
     path = save_figure(figure(), "diffusion/ddim", "steps", format="png")
     assert path == tmp_path / "course/figures/diffusion/ddim-steps.png"
     assert path.is_file()
+
+
+def test_outside_the_course_the_working_directory_serves(tmp_path, monkeypatch):
+    monkeypatch.delenv("KEXUE_FIGURES_DIR")
+    monkeypatch.chdir(tmp_path)
+    assert save_figure(figure(), "a/b", "c") == tmp_path / "figures/a/b-c.svg"
 
 
 @pytest.mark.parametrize("format", ["pdf", "SVG", "", None])

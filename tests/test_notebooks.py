@@ -11,9 +11,9 @@ import pytest
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from kexue_lab import course, pages, reports
-from kexue_lab.catalog import SERIES, catalog, find, next_articles
-from kexue_lab.notebooks import execute, normalise, refresh
+from kexue_lab.course import pages, places, reports
+from kexue_lab.course.catalog import SERIES, catalog, find, next_articles
+from kexue_lab.course.notebooks import execute, normalise, refresh
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -224,7 +224,7 @@ def test_write_pages(tmp_path, monkeypatch):
 
 
 def test_readme_and_index_are_up_to_date():
-    root = course.PACKAGE.parent
+    root = places.PACKAGE.parent
     readme = (root / "README.md").read_text("utf8")
     assert pages.readme_with_table(readme) == readme, "run make notebooks"
     stored = (root / "notebooks/index.ipynb").read_text("utf8")
@@ -258,7 +258,7 @@ def test_links_at_the_end_are_replaced_not_repeated():
     "article", [a for a in catalog().values() if a.finished], ids=lambda a: a.name
 )
 def test_every_notebook_ends_with_its_links(article):
-    path = course.notebook_path(article.name)
+    path = places.notebook_path(article.name)
     assert nbformat.read(path, as_version=4).cells[-1].source == pages.onward(article), (
         "run make notebooks"
     )
@@ -267,7 +267,7 @@ def test_every_notebook_ends_with_its_links(article):
 
 
 def test_links_of_the_index_lead_to_files():
-    root = course.PACKAGE.parent
+    root = places.PACKAGE.parent
     for cell in pages.index_notebook().cells:
         for name in re.findall(r"\]\(([^)]*\.ipynb)\)", cell.source):
             assert (root / "notebooks" / name).is_file(), name
@@ -282,7 +282,7 @@ def test_the_index_opens_a_series_with_its_readme(tmp_path, monkeypatch):
 
 
 def test_the_opening_of_a_series_links_its_finished_articles_in_order():
-    for opening in (course.PACKAGE.parent / "notebooks").glob("*/README.md"):
+    for opening in (places.PACKAGE.parent / "notebooks").glob("*/README.md"):
         series = opening.parent.name
         linked = re.findall(r"^\d+\. \[(\w+)\]\(\1\.ipynb\)", opening.read_text("utf8"), re.M)
         ours = [a.name.split("/")[1] for a in catalog().values() if a.series == series]

@@ -61,10 +61,10 @@ def test_what_is_installed_meets_the_bounds():
 def test_the_package_is_typed_and_carries_its_catalogue():
     package = Path(kexue_lab.__file__).parent
     assert (package / "py.typed").is_file()
-    assert (package / "catalog.toml").is_file()
+    assert (package / "course" / "catalog.toml").is_file()
 
 
-@pytest.mark.parametrize("module", ["kexue_lab", "kexue_lab.catalog", "kexue_lab.cli"])
+@pytest.mark.parametrize("module", ["kexue_lab", "kexue_lab.course.cli"])
 def test_an_import_is_quick_and_light(module):
     heavy = {"torch", "matplotlib", "sympy", "numpy"}
     code = f"import sys, {module}; print(*({heavy!r} & sys.modules.keys()))"

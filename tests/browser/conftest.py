@@ -68,7 +68,7 @@ def start(arguments, folder, pattern, seconds=90):
     environment["KEXUE_FIGURES_DIR"] = str(folder / "figures")
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "kexue_lab.cli", *arguments],
+            [sys.executable, "-m", "kexue_lab.course.cli", *arguments],
             cwd=folder,
             env=environment,
             stdout=output,

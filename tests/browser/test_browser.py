@@ -6,7 +6,7 @@ import time
 import nbformat
 import pytest
 
-from kexue_lab.catalog import catalog
+from kexue_lab.course.catalog import catalog
 
 IDLE = '.jp-Notebook-ExecutionIndicator[data-status="idle"]'
 NOTEBOOKS = ["mathematics/random_sector", "diffusion/probability_flow"]

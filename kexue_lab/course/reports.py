@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from kexue_lab.course import PACKAGE, course_root, notebook_path
-from kexue_lab.notebooks import execute
+from kexue_lab.course.notebooks import execute
+from kexue_lab.course.places import PACKAGE, course_root, notebook_path
 
 
 def reports_folder() -> Path:

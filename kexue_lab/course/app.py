@@ -12,13 +12,13 @@ import nbformat
 from IPython.utils.capture import capture_output
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from kexue_lab.catalog import Article
-from kexue_lab.course import notebook_path
+from kexue_lab.course.catalog import Article
+from kexue_lab.course.notebooks import KERNEL_ENVIRONMENT, normalise
+from kexue_lab.course.places import notebook_path
 from kexue_lab.explore import Explorer, all_explorers
-from kexue_lab.notebooks import KERNEL_ENVIRONMENT, normalise
 
 _START = """\
-from kexue_lab.app import run_silently
+from kexue_lab.course.app import run_silently
 
 explorers = iter(run_silently("{name}"))"""
 

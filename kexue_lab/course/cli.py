@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kexue_lab.catalog import SERIES, Article, UnknownArticle, catalog, find
-from kexue_lab.course import course_root, notebook_path, solutions_path
+from kexue_lab.course.catalog import SERIES, Article, UnknownArticle, catalog, find
+from kexue_lab.course.places import course_root, notebook_path, solutions_path
 
 _TAIL = 12
 
@@ -104,7 +104,7 @@ def _open(options: argparse.Namespace) -> NoReturn:
 
 
 def _app(options: argparse.Namespace) -> NoReturn:
-    from kexue_lab.app import serve
+    from kexue_lab.course.app import serve
 
     serve(_finished(options.article), options.port, _has_screen())
 
@@ -141,7 +141,7 @@ def _run_one(article: Article, parameters: dict[str, Any], output: Path) -> int:
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    from kexue_lab.notebooks import KERNEL_ENVIRONMENT
+    from kexue_lab.course.notebooks import KERNEL_ENVIRONMENT
 
     source = notebook_path(article.name)
     copy = output / f"{article.name}.ipynb"
@@ -180,7 +180,7 @@ def _write_html(notebook: Path) -> Path:
 
 
 def _new(options: argparse.Namespace) -> int:
-    from kexue_lab.skeleton import lay_down
+    from kexue_lab.course.skeleton import lay_down
 
     article = find(options.article)
     if article.finished:
@@ -195,8 +195,8 @@ def _new(options: argparse.Namespace) -> int:
 
 
 def _refresh(options: argparse.Namespace) -> int:
-    from kexue_lab.notebooks import refresh
-    from kexue_lab.pages import write_pages
+    from kexue_lab.course.notebooks import refresh
+    from kexue_lab.course.pages import write_pages
 
     articles = [find(name) for name in options.articles]
     write_pages()

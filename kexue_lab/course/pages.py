@@ -5,9 +5,9 @@ from typing import Any
 
 import nbformat
 
-from kexue_lab.catalog import SERIES, Article, catalog, next_articles
-from kexue_lab.course import PACKAGE
-from kexue_lab.notebooks import normalise
+from kexue_lab.course.catalog import SERIES, Article, catalog, next_articles
+from kexue_lab.course.notebooks import normalise
+from kexue_lab.course.places import PACKAGE
 
 _ONWARD = "onward"
 _BEGIN, _END = "<!-- articles: begin -->", "<!-- articles: end -->"

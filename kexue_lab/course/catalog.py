@@ -5,8 +5,9 @@ import functools
 import tomllib
 from dataclasses import dataclass
 from datetime import date
+from typing import Literal
 
-from kexue_lab.course import PACKAGE
+from kexue_lab.course.places import PACKAGE
 
 SERIES = (
     "mathematics",
@@ -35,7 +36,9 @@ class Article:
         date: day of publication.
         prerequisites: names of the articles to read first.
         papers: what to read beside it.
-        seconds: run time of the finished notebook on one core; None while it is planned.
+        state: "planned"; "landed" once its notebook is there; "lesson" once the notebook keeps
+            every rule of a lesson (`tests/test_contract.py`).
+        seconds: run time of its notebook on one core; None while it is planned.
         picture: file name in figures/<series>/ of the picture that stands for it.
     """
 
@@ -46,6 +49,7 @@ class Article:
     date: date
     prerequisites: tuple[str, ...]
     papers: tuple[str, ...]
+    state: Literal["planned", "landed", "lesson"] = "planned"
     seconds: int | None = None
     picture: str = ""
 
@@ -62,13 +66,13 @@ class Article:
     @property
     def finished(self) -> bool:
         """Whether its notebook is part of the course already."""
-        return self.seconds is not None
+        return self.state != "planned"
 
 
 @functools.cache
 def catalog() -> dict[str, Article]:
     """All articles by name, in the order of reading."""
-    entries = tomllib.loads((PACKAGE / "catalog.toml").read_text("utf8"))["article"]
+    entries = tomllib.loads((PACKAGE / "course" / "catalog.toml").read_text("utf8"))["article"]
     articles = [
         Article(
             **{

@@ -7,8 +7,8 @@ from typing import Any
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from kexue_lab.catalog import Article
-from kexue_lab.notebooks import normalise
+from kexue_lab.course.catalog import Article
+from kexue_lab.course.notebooks import normalise
 
 SECTIONS = (
     "Setting",
