@@ -1,4 +1,4 @@
-"""The command `kexue-lab`: list, open, run, app, new, refresh."""
+"""The command `kexue-lab`: list, open, run, record, app, new, refresh."""
 
 import argparse
 import os
@@ -58,6 +58,17 @@ def _parser() -> argparse.ArgumentParser:
         help="where the copies go (default: %(default)s)",
     )
     running.set_defaults(command=_run)
+
+    recording = commands.add_parser(
+        "record", help="run articles over many seeds and store what their experiments gave"
+    )
+    recording.add_argument("articles", nargs="+", metavar="ARTICLE")
+    recording.add_argument("--seeds", type=int, default=20, help="how many (default: %(default)s)")
+    recording.add_argument("--scale", choices=("cpu", "gpu"), default="cpu")
+    recording.add_argument(
+        "--workers", type=int, default=2, help="notebooks at once (default: %(default)s)"
+    )
+    recording.set_defaults(command=_record)
 
     serving = commands.add_parser("app", help="serve an article's explorers as a page (Voilà)")
     serving.add_argument("article", metavar="ARTICLE")
@@ -177,6 +188,29 @@ def _write_html(notebook: Path) -> Path:
     page = notebook.with_suffix(".html")
     page.write_text(body, "utf8")
     return page
+
+
+def _record(options: argparse.Namespace) -> int:
+    from kexue_lab.course.record import rarely_held, record
+
+    for name in ("seeds", "workers"):
+        if getattr(options, name) < 1:
+            raise _Failure(f"--{name} must be at least 1, got {getattr(options, name)}")
+    status = 0
+    for article in [_finished(name) for name in options.articles]:
+        print(article.name, flush=True)
+        rows = record(
+            article.name,
+            range(options.seeds),
+            scale=options.scale,
+            workers=options.workers,
+            report=lambda line: print(f"  {line}", flush=True),
+        )
+        for key, count in rarely_held(rows).items():
+            print(f"  {key} held on {count} of {len(rows)} seeds only: restate it")
+            status = 1
+        status |= any(row.failed for row in rows.values())
+    return status
 
 
 def _new(options: argparse.Namespace) -> int:

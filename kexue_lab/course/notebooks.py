@@ -10,6 +10,7 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
+from papermill.parameterize import parameterize_notebook
 from traitlets.config import Config
 
 # One thread per kernel: quicker than oversubscribed cores, and float32 results repeat.
@@ -24,19 +25,27 @@ _CELL_SECONDS = 600
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
-def execute(path: Path, environment: Mapping[str, str] | None = None) -> Any:
+def execute(
+    path: Path,
+    environment: Mapping[str, str] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> Any:
     """Run a notebook top to bottom in a fresh kernel and return it; the file stays as it is.
 
     Args:
         path: the notebook.
         environment: variables for the kernel, beside those of this process.
+        parameters: values for names of its parameters' cell, set in a cell after that.
 
     Raises:
         nbclient.exceptions.CellExecutionError: if a cell fails.
     """
+    notebook = nbformat.read(path, as_version=4)
+    if parameters:
+        notebook = parameterize_notebook(notebook, dict(parameters))
     with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
         client = NotebookClient(
-            nbformat.read(path, as_version=4),
+            notebook,
             timeout=_CELL_SECONDS,
             kernel_name="python3",
             resources={"metadata": {"path": str(path.parent)}},
