@@ -45,6 +45,7 @@ class Verdict:
     difference: Any
     counterexample: Counterexample | None = None
     reason: str = ""
+    confirmed: bool = True
 
 
 def as_side(value: Any, name: str) -> Any:

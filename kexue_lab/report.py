@@ -1,0 +1,41 @@
+"""Write down what a notebook's run has shown, for the tests and for pages without a kernel."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from kexue_lab.explore import measure_explorers, save_frames
+from kexue_lab.ledger import Claim
+
+
+def write_report(article: str, claims: Sequence[Claim], directory: Path) -> None:
+    """Write `<article>.json` and, in a folder of that name, the frames of the explorers.
+
+    The file holds the claims, the processor time so far and what the explorers measure.
+
+    Args:
+        article: the article's name, such as "mathematics/em".
+        claims: the entries of its ledger.
+        directory: where reports lie; it is made if need be.
+    """
+    cpu_seconds = time.process_time()
+    frames = directory / article
+    target = directory / f"{article}.json"
+    frames.parent.mkdir(parents=True, exist_ok=True)
+    record = {
+        "article": article,
+        "claims": [asdict(claim) for claim in claims],
+        "cpu_seconds": round(cpu_seconds, 2),
+        "explorers": measure_explorers(),
+    }
+    # Another run of the same notebook may be writing: finish apart, then change places.
+    fresh = directory / f"{article}.{os.getpid()}"
+    save_frames(fresh)
+    fresh.mkdir(exist_ok=True)  # without explorers there are no frames
+    shutil.rmtree(frames, ignore_errors=True)
+    fresh.replace(frames)
+    target.write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf8")
