@@ -6,6 +6,7 @@ notebook handed to `claims.record`, and which of its claims held; or why that se
 
 import json
 import os
+import string
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -42,6 +43,45 @@ class Row:
     made: str = ""
 
 
+class Recorder:
+    """What a run hands over while its experiment is being recorded, and where to.
+
+    Claims that fail are noted instead of ending the run. Claims about an experiment's recorded
+    seeds are left out, since these seeds are only just coming in.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.figures: Figures = {}
+        self._held: dict[str, bool] = {}
+        self._spoken_of: set[str] = set()
+
+    @classmethod
+    def from_environment(cls) -> "Recorder | None":
+        """The recorder for the file that `KEXUE_RECORD` names, if it names one."""
+        path = os.environ.get("KEXUE_RECORD")
+        return cls(Path(path)) if path else None
+
+    def note(self, key: str, holds: bool) -> None:
+        """Note whether a claim holds."""
+        self._held[key] = self._held.get(key, True) and holds
+
+    def stand_in(self, key: str) -> dict[str, NDArray[np.float64]]:
+        """Twice this run's own figures, in place of those of all seeds."""
+        self._spoken_of.add(key)
+        row = Row(figures=self.figures)
+        return columns({0: row, 1: row}, key)
+
+    def speaks_of_all_seeds(self, key: str) -> bool:
+        """Whether a claim of this key speaks of an experiment's recorded seeds."""
+        return key.rstrip(string.ascii_lowercase) in self._spoken_of
+
+    def write(self) -> None:
+        """Write figures and notes down, for the process that started this run."""
+        handed = {"figures": self.figures, "held": self._held}
+        self.path.write_text(json.dumps(handed), "utf8")
+
+
 def recorded_path(article: str) -> Path:
     """Where an article's record lies."""
     return PACKAGE / article.split("/")[0] / "recorded" / f"{article.split('/')[1]}.json"
@@ -71,10 +111,17 @@ def write_rows(path: Path, rows: Mapping[int, Row], scale: str = "cpu") -> None:
     record[scale] = {str(seed): asdict(rows[seed]) for seed in sorted(rows)}
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(f".{os.getpid()}")
-    # One line per seed: a change shows seed by seed in a diff.
-    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-    fresh.write_text(text.replace('},"', '},\n"') + "\n", "utf8")
+    fresh.write_text(_as_text(record), "utf8")
     fresh.replace(path)
+
+
+def _as_text(record: Mapping[str, Mapping[str, Any]]) -> str:
+    """JSON with a line for each seed, so that a change shows seed by seed in a diff."""
+    scales = []
+    for scale, rows in record.items():
+        lines = [f'"{seed}":{json.dumps(row, ensure_ascii=False)}' for seed, row in rows.items()]
+        scales.append(f'"{scale}":{{\n' + ",\n".join(lines) + "\n}")
+    return "{" + ",\n".join(scales) + "}\n"
 
 
 def figure(value: Any, name: str) -> Any:
@@ -99,12 +146,11 @@ def columns(rows: Mapping[int, Row], key: str) -> dict[str, NDArray[np.float64]]
     """One experiment's figures over the seeds that did not fail: arrays of shape (seeds, …).
 
     Raises:
-        KeyError: if no seed has this experiment.
-        ValueError: if the seeds' figures differ in name or shape.
+        ValueError: if no seed has this experiment, or the seeds' figures differ in name or shape.
     """
     good = [row.figures[key] for row in rows.values() if not row.failed and key in row.figures]
     if not good:
-        raise KeyError(key)
+        raise ValueError(f"nothing is recorded as {key}")
     names = list(good[0])
     if any(list(figures) != names for figures in good):
         raise ValueError(f"the seeds of {key} recorded different figures")

@@ -10,6 +10,7 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
+from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from traitlets.config import Config
 
@@ -40,9 +41,10 @@ def execute(
     Raises:
         nbclient.exceptions.CellExecutionError: if a cell fails.
     """
-    notebook = nbformat.read(path, as_version=4)
     if parameters:
-        notebook = parameterize_notebook(notebook, dict(parameters))
+        notebook = parameterize_notebook(load_notebook_node(str(path)), dict(parameters))
+    else:
+        notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
         client = NotebookClient(
             notebook,

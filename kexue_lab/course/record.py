@@ -15,10 +15,8 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from kexue_lab.course.notebooks import execute
 from kexue_lab.course.places import PACKAGE, course_root, notebook_path
+from kexue_lab.evidence import ENOUGH
 from kexue_lab.recorded import Row, read_rows, recorded_path, write_rows
-
-# A finding states what holds on at least so many of the seeds.
-ENOUGH = 0.9
 
 
 def record(
