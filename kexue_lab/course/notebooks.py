@@ -23,6 +23,7 @@ KERNEL_ENVIRONMENT = {
     "TQDM_DISABLE": "1",
 }
 _CELL_SECONDS = 600
+_HIDDEN = "hide-input"
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -87,14 +88,22 @@ def normalise(notebook: Any) -> Any:
     count = 0
     for cell in notebook.cells:
         cell.id = _cell_id(cell, seen)
-        tags = cell.metadata.get("tags")
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        cell.metadata = nbformat.from_dict(_normal_metadata(cell.metadata.get("tags")))
         if cell.cell_type == "code":
             executed = cell.execution_count is not None
             count += executed
             cell.execution_count = count if executed else None
             cell.outputs = [_normal_output(o, cell.execution_count) for o in _merged(cell.outputs)]
     return notebook
+
+
+def _normal_metadata(tags: list[str] | None) -> dict[str, Any]:
+    """The tags; and for code that a reader may skip, JupyterLab's way to fold it."""
+    if not tags:
+        return {}
+    if _HIDDEN in tags:
+        return {"tags": tags, "jupyter": {"source_hidden": True}}
+    return {"tags": tags}
 
 
 def _cell_id(cell: Any, seen: dict[str, int]) -> str:
