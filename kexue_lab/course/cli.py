@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -92,10 +93,11 @@ def _list(_options: argparse.Namespace) -> int:
     for series in SERIES:
         print(series)
         for article in (a for a in articles if a.series == series):
-            state = f"{article.seconds:>4} s" if article.finished else "planned"
-            print(f"  {state:>7}  {article.name.split('/')[1]:<28} {article.title}")
-    done = sum(article.finished for article in articles)
-    print(f"{done} finished, {len(articles) - done} planned")
+            seconds = f"{article.seconds} s" if article.finished else ""
+            slug = article.name.split("/")[1]
+            print(f"  {article.state:<8}{seconds:>5}  {slug:<28} {article.title}")
+    counts = Counter(article.state for article in articles)
+    print(", ".join(f"{counts[state]} {state}" for state in ("lesson", "landed", "planned")))
     return 0
 
 
