@@ -27,7 +27,7 @@ def _slopes(rng: np.random.Generator) -> Inputs:
 
 
 def _rates(rng: np.random.Generator) -> Inputs:
-    yield 1.0, 1.0, 1.0
+    yield 1.0, 2.0, 3.0
     yield 0.5, 1.0, 1.0
     for _ in range(5):
         yield float(rng.uniform(0.3, 1.5)), float(rng.uniform(0.2, 9)), float(rng.uniform(0.2, 5))
@@ -42,11 +42,17 @@ def _starts(rng: np.random.Generator) -> Inputs:
 def _gradients(rng: np.random.Generator) -> Inputs:
     for scale in (3.0, 0.1, 5.0):
         shapes = [(2, 3), (4,), (3, 1, 2)]
-        yield [torch.tensor(scale * rng.standard_normal(shape)) for shape in shapes], 1.0
+        gamma = float(rng.uniform(0.6, 1.8))
+        yield [torch.tensor(scale * rng.standard_normal(shape)) for shape in shapes], gamma
 
 
 def _hard_clip_bound(c: float, L0: float, L1: float) -> float:
     gamma, step = (torch.tensor(v, dtype=torch.float64) for v in (L0 / L1, c / L1))
+    return float(descent_upper_bound(gamma, step, L0, L1))
+
+
+def _step_of_the_rate(c: float, L0: float, L1: float) -> float:
+    gamma, step = (torch.tensor(v, dtype=torch.float64) for v in (L0 / L1, c / L0))
     return float(descent_upper_bound(gamma, step, L0, L1))
 
 
@@ -80,6 +86,16 @@ def _by_coordinate(gradients: list[Tensor], gamma: float) -> list[Tensor]:
     return [g.clamp(-gamma, gamma) for g in gradients]
 
 
+def _softly(gradients: list[Tensor], gamma: float) -> list[Tensor]:
+    norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
+    return [g * gamma / (norm + gamma) for g in gradients]
+
+
+def _sum_of_norms(gradients: list[Tensor], gamma: float) -> list[Tensor]:
+    norm = sum(float(g.norm()) for g in gradients)
+    return [g * min(1.0, gamma / norm) for g in gradients]
+
+
 EXERCISES = (
     Exercise(
         "the rate and the threshold for a rescaled loss",
@@ -103,6 +119,16 @@ EXERCISES = (
                 lambda L0, L1, c: (1 / L0, L0 / L1),
                 "these are the values for f itself; which pair of constants has c f?",
             ),
+            Mistake(
+                "threshold divided",
+                lambda L0, L1, c: (1 / (c * L0), L0 / (c * L1)),
+                "gradients of c f are c times larger, so the threshold must be, too.",
+            ),
+            Mistake(
+                "the pair exchanged",
+                lambda L0, L1, c: (c * L0 / L1, 1 / (c * L0)),
+                "the rate comes first, then the threshold.",
+            ),
         ),
     ),
     Exercise(
@@ -119,6 +145,11 @@ EXERCISES = (
                 "the place, not the value",
                 lambda L1: 4 / L1,
                 "this is where the maximum sits; the question is how large f'' - L1|f'| is there.",
+            ),
+            Mistake(
+                "k = 6",
+                lambda L1: power_function_l0(6, L1),
+                "step 7 treats θ^(2k): for θ⁶, k = 3.",
             ),
         ),
     ),
@@ -141,6 +172,11 @@ EXERCISES = (
                 "curvature L0",
                 lambda c, L0, L1: (math.exp(c) - 1 - 2 * c) * L0 / L1**2,
                 "the curvature at the start is L0 + L1 G, which is 2 L0 at G = γ.",
+            ),
+            Mistake(
+                "the rate for the step",
+                _step_of_the_rate,
+                "the step is the rate times the gradient: s = ηG = c/L1 at G = γ, not c/L0.",
             ),
         ),
     ),
@@ -166,6 +202,7 @@ EXERCISES = (
         "clipping by the global norm",
         solution=_clipped_by_torch,
         inputs=_gradients,
+        keeps_inputs=True,
         mistakes=(
             Mistake(
                 "each tensor by itself",
@@ -182,6 +219,16 @@ EXERCISES = (
                 "coordinate by coordinate",
                 _by_coordinate,
                 "this cuts each entry off, as clip_grad_value_ does, and changes the direction.",
+            ),
+            Mistake(
+                "the soft factor",
+                _softly,
+                "this is soft clipping, γ/(G + γ); libraries leave short gradients as they are.",
+            ),
+            Mistake(
+                "the sum of the norms",
+                _sum_of_norms,
+                "squares of norms add up, norms do not: take the root of the sum of squares.",
             ),
         ),
         rtol=1e-5,
