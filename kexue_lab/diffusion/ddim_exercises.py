@@ -141,7 +141,8 @@ def _forward_sigma(ab_t: float, bb_t: float, ab_u: float, bb_u: float, eta: floa
 
 def _data_not_shrunk(*arguments: Any) -> Tensor:
     x, eps, _, ab_t, bb_t, ab_u, *_ = arguments
-    return _step(*arguments) + (1 - ab_u) * (x - bb_t * eps) / ab_t
+    wrong: Tensor = _step(*arguments) + (1 - ab_u) * (x - bb_t * eps) / ab_t
+    return wrong
 
 
 def _noise_at_the_end(*arguments: Any) -> Tensor:

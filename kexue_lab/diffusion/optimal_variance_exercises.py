@@ -144,7 +144,7 @@ EXERCISES = (
             ),
             Mistake(
                 "λ of DDIM",
-                lambda *a: a[4] ** 2 + posterior_coefficients(*a[:4], 0.0)[1] ** 2 * a[5],
+                lambda *a: a[4] ** 2 + posterior_coefficients(*(*a[:4], 0.0))[1] ** 2 * a[5],
                 "κ leaves room for σ: with σ > 0 it is √(β̄_u² − σ²)/β̄_t.",
             ),
         ),
