@@ -28,6 +28,7 @@ from kexue_lab.symbolic import as_side, decide
 Answer = Callable[..., Any]
 _FORMULA = (sp.Basic, sp.MatrixBase)
 _PRINTED_LINES, _LINE_LENGTH = 10, 200
+_DIAGNOSIS_SECONDS = 1
 _FOREIGN = (
     str(Path(__file__).parent),
     *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
@@ -389,6 +390,8 @@ class Exercise:
             [Case(a, got, self._result(form, a)) for a, got in tries]
             for form in (self.solution, *self.forms)
         ]
+        if len(forms) == 1:
+            return forms[0]
         return max(forms, key=lambda cases: sum(self._wrong(case) is None for case in cases))
 
     def _result(self, answer: Answer, arguments: tuple[Any, ...]) -> Any:
@@ -419,13 +422,14 @@ class Exercise:
         """What differs from the right result, or None."""
         if isinstance(case.expected, _FORMULA):
             return self._wrong_formula(case)
-        if same(case.got, case.expected, self.rtol, self.atol):
-            if not self.exact or _is_exact(case.got):
-                return None
+        near = same(case.got, case.expected, self.rtol, self.atol)
+        if near and self.exact and not _is_exact(case.got):
             return [
                 f"got {_show(case.got)}, which is no exact number: whole numbers and Fractions are "
                 "asked for, in every step"
             ]
+        if near and (not self.exact or same(case.got, case.expected, 0, 0)):
+            return None
         if self.inputs is None:
             return [f"{_show(case.got)} is not it"]
         expected, got = _shown_apart(case.expected, case.got)
@@ -433,13 +437,9 @@ class Exercise:
 
     def _wrong_formula(self, case: Case) -> Sequence[str] | None:
         try:
-            got = as_side(case.got, "the answer")
+            got, expected = _sides(case.got, case.expected)
         except (TypeError, ValueError) as error:
             return [str(error)]
-        expected = as_side(case.expected, "the solution")
-        # The student may have made the symbols himself, without their assumptions.
-        named = {symbol.name: symbol for symbol in expected.free_symbols}
-        got = got.subs({s: named[s.name] for s in got.free_symbols if s.name in named})
         verdict = decide(got, expected, self.domain, self.seconds)
         if verdict.outcome == "equal":
             return None
@@ -456,7 +456,7 @@ class Exercise:
         if hint is None and self.judge is None:
             names = self._names(len(cases[index].arguments))
             check = Check(cases, index, self._solve, names, self.rtol, self.atol)
-            hint = diagnose(check)
+            hint = _diagnosed(check)
         if hint is None and any(trial.changed for trial in trials):
             hint = "your function changes its arguments in place: work on copies."
         return [] if hint is None else [f"hint: {hint}"]
@@ -476,10 +476,11 @@ class Exercise:
     def _fits(self, mistake: Mistake, case: Case, rtol: float, atol: float) -> bool:
         try:
             wrong = self._result(mistake.answer, case.arguments)
+            if isinstance(wrong, _FORMULA):
+                sides = _sides(case.got, wrong)
+                return decide(*sides, self.domain, _DIAGNOSIS_SECONDS).outcome == "equal"
         except Exception:  # it does not work for this input, and nor would the student's
             return False
-        if isinstance(wrong, _FORMULA):
-            return bool(sp.simplify(case.got - wrong) == 0)
         return _same_or_nan(case.got, wrong, rtol, atol)
 
     def _names(self, count: int) -> list[str]:
@@ -495,6 +496,24 @@ class Exercise:
         names = self._names(len(arguments))
         shown = (f"{n} = {_show(a)}" for n, a in zip(names, arguments, strict=True))
         return [f"for {', '.join(shown)}:"]
+
+
+def _sides(got: Any, expected: Any) -> tuple[Any, Any]:
+    """Both as sides of an equation, in the same symbols.
+
+    The student may have made the symbols himself, without their assumptions.
+    """
+    left, right = as_side(got, "the answer"), as_side(expected, "the solution")
+    named = {symbol.name: symbol for symbol in right.free_symbols}
+    return left.subs({s: named[s.name] for s in left.free_symbols if s.name in named}), right
+
+
+def _diagnosed(check: Check) -> str | None:
+    # It tries the solution on arguments for which that was not made, and must not hang on them.
+    try:
+        return run_forked(lambda: diagnose(check), _DIAGNOSIS_SECONDS).value
+    except (TimeLimitExceeded, ProcessDied):
+        return None
 
 
 def _unreadable(result: Any, error: BaseException) -> tuple[str, ...]:

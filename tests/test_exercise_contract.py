@@ -66,9 +66,9 @@ NONSENSE = {
 }
 
 
-@pytest.mark.parametrize("nonsense", NONSENSE)
-def test_an_exercise_rejects_nonsense(task, nonsense):
-    assert task.check(NONSENSE[nonsense]).passed is False
+def test_an_exercise_rejects_nonsense(task):
+    for name, nonsense in NONSENSE.items():
+        assert task.check(nonsense).passed is False, name
 
 
 def test_untouched_is_not_attempted(task):
@@ -101,9 +101,9 @@ def in_float(value):
 
 
 def near_misses(task):
-    factor, summand = 1 + 11 * task.rtol, 11 * task.atol
+    factor, summand = 1 + 11 * max(task.rtol, 1e-10), 11 * task.atol
     return {
-        "noise": noisy(30 * task.rtol + 30 * task.atol),
+        "noise": noisy(30 * max(task.rtol, 1e-10) + 30 * task.atol),
         "a factor": lambda v: in_float(v) * factor + summand,
         "a smaller factor": lambda v: in_float(v) / factor - summand,
         "the negative": lambda v: -in_float(v),
@@ -117,19 +117,16 @@ def always(change, task):
     return lambda *arguments: altered(task.solution(*arguments), change)
 
 
-@pytest.mark.parametrize(
-    "miss", ["noise", "a factor", "a smaller factor", "the negative", "zero", "one", "double"]
-)
-def test_where_one_answer_is_right_nothing_near_it_is(task, miss):
+def test_where_one_answer_is_right_nothing_near_it_is(task):
     if task.judge is None:
-        feedback = task.check(always(near_misses(task)[miss], task))
-        assert feedback.passed is False, f"{miss} was accepted"
+        for name, change in near_misses(task).items():
+            assert task.check(always(change, task)).passed is False, name
 
 
 def test_a_constant_is_not_right_everywhere(task):
     if task.inputs is None:
         return
-    for arguments in task.draw(np.random.default_rng()):
+    for arguments in task.draw(np.random.default_rng())[::-3]:
         constant = task.solution(*arguments)
         if task.observe is None:
             assert task.check(lambda *_, c=constant: c).passed is False
@@ -160,25 +157,32 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_a_wrong_shape_does_not_pass(task, shape):
-    assert task.check(always(SHAPES[shape], task)).passed is False
+def test_a_wrong_shape_does_not_pass(task):
+    for name, change in SHAPES.items():
+        assert task.check(always(change, task)).passed is False, name
 
 
-@pytest.mark.parametrize("shape", ["wrapped", "twice", "cut"])
-def test_too_many_or_too_few_values_do_not_pass(task, shape):
-    def wrong(*arguments):
-        value = task.solution(*arguments)
-        whole = value if isinstance(value, (tuple, list)) else [value]
-        return {"wrapped": [value], "twice": [*whole, *whole], "cut": [*whole[:-1]]}[shape]
+LENGTHS = {
+    "wrapped": lambda value, whole: [value],
+    "twice": lambda value, whole: [*whole, *whole],
+    "cut": lambda value, whole: [*whole[:-1]],
+}
 
-    assert task.check(wrong).passed is False
+
+def test_too_many_or_too_few_values_do_not_pass(task):
+    for name, change in LENGTHS.items():
+
+        def wrong(*arguments, change=change):
+            value = task.solution(*arguments)
+            return change(value, value if isinstance(value, (tuple, list)) else [value])
+
+        assert task.check(wrong).passed is False, name
 
 
 def test_the_transpose_does_not_pass(task):
     arguments = task.draw(np.random.default_rng())[-1]
     value = task.solution(*arguments)
-    if task.judge is None and np.ndim(value) == 2 and hasattr(value, "shape"):
+    if task.judge is None and hasattr(value, "shape") and np.ndim(value) == 2:
         assert task.check(lambda *a: task.solution(*a).T).passed is False
 
 

@@ -135,7 +135,8 @@ def _no_detour(a: Array, c: Array) -> tuple[Array, float]:
 
 
 def _judge_detour(got: Any, a: Array, c: Array) -> str | None:
-    b, excess = np.asarray(got[0], dtype=float), float(got[1])
+    direction, excess = got
+    b, excess = np.asarray(direction, dtype=float), float(excess)
     if b.shape != a.shape:
         return f"b should be a vector of shape {a.shape}, got shape {b.shape}"
     if not np.linalg.norm(b) > 0:
