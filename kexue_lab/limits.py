@@ -10,6 +10,7 @@ import ctypes
 import faulthandler
 import gc
 import io
+import logging
 import mmap
 import os
 import pickle
@@ -282,6 +283,7 @@ def _leave_the_parent() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPROF, signal.SIGALRM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     faulthandler.disable()
+    logging.disable()  # a kernel logs each picture that its fork tries to display
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
