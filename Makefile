@@ -43,8 +43,8 @@ notebooks: $(STAMP)
 	@$(BIN)/kexue-lab refresh
 
 portable: $(STAMP)
-	$(SCALAR) KEXUE_CLAIMS_DIR=build/portable $(BIN)/python $(NBVAL) $(NOTEBOOKS)
-	$(AVX2) KEXUE_CLAIMS_DIR=build/portable $(BIN)/python $(NBVAL) $(NOTEBOOKS)
+	$(SCALAR) KEXUE_CLAIMS_DIR=$(CURDIR)/build/portable $(BIN)/python $(NBVAL) $(NOTEBOOKS)
+	$(AVX2) KEXUE_CLAIMS_DIR=$(CURDIR)/build/portable $(BIN)/python $(NBVAL) $(NOTEBOOKS)
 
 record: $(STAMP)
 	@$(BIN)/kexue-lab record $(ARTICLE)

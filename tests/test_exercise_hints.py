@@ -28,11 +28,11 @@ def dense(phi_q, phi_k, v, chunk_size):
     return weights @ v / weights.sum(-1, keepdim=True)
 
 
-def clipped_in_place(gradients, gamma):
+def clipped_in_place(parameters, gradients, lr, gamma):
     norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
     for g in gradients:
         g.mul_(min(1.0, gamma / norm))
-    return gradients
+    return [p - lr * g for p, g in zip(parameters, gradients, strict=True)]
 
 
 def with_hooks_left(net, x, t, weights):

@@ -376,6 +376,8 @@ def test_formulas_are_compared_as_formulas():
     assert wrong.endswith("hint: 2ab is missing")
     for nonsense in (lambda a, b: 0.5 * a, lambda a, b: "a", lambda a, b: sp.nan):
         assert FORMULA.check(nonsense).passed is False
+    for shape in (lambda a, b: sp.Matrix([a, b]), lambda a, b: [(a + b) ** 2]):
+        assert "one expression is asked for" in text(FORMULA.check(shape))
 
 
 # --- what harms: the check returns, and nothing stays changed ------------------------------------

@@ -24,6 +24,7 @@ def _constants(rng: np.random.Generator) -> Inputs:
 
 def _symbols(_rng: np.random.Generator) -> Inputs:
     yield sp.symbols("theta_0 varepsilon", positive=True)
+    yield sp.symbols("a b", positive=True)
 
 
 def _power_steps(exponent: int, theta0: sp.Expr, eps: sp.Expr) -> sp.Expr:
