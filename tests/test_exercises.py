@@ -413,6 +413,9 @@ needs_fork = pytest.mark.skipif(not can_fork(), reason="no process can be forked
         (raises_endlessly, "no result within 0.5 s"),
         (swallows_everything, "no result within 0.5 s"),
         (lambda number: bytearray(4 * 1024**3), "MemoryError"),
+        (lambda number: np.zeros(20_000_000), "20000000 entries, too many"),
+        (lambda number: torch.zeros(20_000_000), "20000000 entries, too many"),
+        (lambda number: range(10**12), "1000000000000 entries, too many"),
     ],
 )
 def test_what_would_end_the_kernel_only_ends_the_check(answer, part):
