@@ -4,6 +4,7 @@ import copy
 import importlib
 import inspect
 import mmap
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Rational
@@ -271,7 +272,9 @@ class Exercise:
 
     def _fits(self, mistake: Mistake, case: Case, rtol: float, atol: float) -> bool:
         try:
-            wrong = self._result(mistake.answer, case.arguments)
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")  # the mistake's, not the student's
+                wrong = self._result(mistake.answer, case.arguments)
             if isinstance(wrong, FORMULA):
                 sides = _sides(case.got, wrong)
                 return decide(*sides, self.domain, _DIAGNOSIS_SECONDS).outcome == "equal"

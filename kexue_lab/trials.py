@@ -78,6 +78,8 @@ def plain(value: Any) -> Any:
     for method in ("toarray", "__array__"):  # a sparse matrix, an array of another library
         if hasattr(value, method) and not isinstance(value, type):
             return np.array(getattr(value, method)())
+    if hasattr(value, "__float__") and not isinstance(value, type):  # Decimal, mpmath's numbers
+        return float(value)
     return Opaque(type(value).__name__, clipped(as_text(value, repr)))
 
 

@@ -5,15 +5,19 @@ import os
 import sys
 import threading
 import time
+import warnings
 from dataclasses import replace
+from decimal import Decimal
 from fractions import Fraction
 
+import mpmath
 import numpy as np
 import pytest
 import sympy as sp
 import torch
 
 from kexue_lab import exercises as exercises_module
+from kexue_lab import limits
 from kexue_lab.exercises import Exercise, Feedback, Mistake, exercise, exercises_of
 from kexue_lab.limits import TimeLimitExceeded, can_fork, run_limited
 
@@ -41,6 +45,8 @@ def test_the_right_answer_passes():
     assert text(feedback) == "✓ Double it\n    right on 5 inputs"
     assert text(VALUE.check(0.3333333333333)) == "✓ One third\n    right"
     assert VALUE.check(lambda: Fraction(1, 3)).passed
+    assert VALUE.check(Decimal(1) / 3).passed
+    assert VALUE.check(mpmath.mpf(1) / 3).passed
 
 
 @pytest.mark.parametrize("answer", [..., lambda number: ..., lambda *args: ...])
@@ -443,6 +449,29 @@ def test_nothing_that_an_answer_patches_stays_patched():
     assert np.allclose(1, 2) is False
     assert math.pi > 3
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_where_no_process_can_be_forked_a_thread_takes_over(monkeypatch):
+    monkeypatch.setattr(limits, "can_fork", lambda: False)
+    assert DOUBLE.check(lambda number: number + number).passed is True
+    assert "twice is not squared" in text(DOUBLE.check(lambda number: number**2))
+    assert "division by zero" in text(DOUBLE.check(lambda number: print("hi") or 1 / 0))
+    assert "you printed:" in text(DOUBLE.check(lambda number: print("hi") or 1 / 0))
+    assert "SystemExit" in text(DOUBLE.check(lambda number: sys.exit(0)))
+    hangs = text(DOUBLE.check(lambda number: 6 if number == 3 else endless(number)))
+    assert "no result within 0.5 s" in hangs
+    assert "for number = 3:" not in hangs
+
+
+def test_no_warning_of_a_mistake_reaches_the_student(capsys):
+    def warns(number):
+        warnings.warn("not the student's", stacklevel=1)
+        return np.float64(1.0) / 0 * number
+
+    task = replace(DOUBLE, mistakes=[Mistake("warns", warns, "never")])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert task.check(lambda number: 0.5).passed is False
 
 
 # --- what the student sees -----------------------------------------------------------------------
