@@ -217,7 +217,7 @@ class Exercise:
 
     def _wrong(self, case: Case) -> Sequence[str] | None:
         """What differs from the right result, or None."""
-        if isinstance(case.expected, FORMULA):
+        if _is_formula(case.expected):
             return self._wrong_formula(case)
         near = same(case.got, case.expected, self.rtol, self.atol)
         if near and self.exact and not _is_exact(case.got):
@@ -237,6 +237,8 @@ class Exercise:
             got, expected = _sides(case.got, case.expected)
         except (TypeError, ValueError) as error:
             return [str(error)]
+        if getattr(got, "shape", None) != getattr(expected, "shape", None):
+            return [f"got {show(case.got)}: another number of formulas is asked for"]
         verdict = decide(got, expected, self.domain, self.seconds)
         if verdict.outcome == "equal":
             return None
@@ -275,7 +277,7 @@ class Exercise:
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")  # the mistake's, not the student's
                 wrong = self._result(mistake.answer, case.arguments)
-            if isinstance(wrong, FORMULA):
+            if _is_formula(wrong):
                 sides = _sides(case.got, wrong)
                 return decide(*sides, self.domain, _DIAGNOSIS_SECONDS).outcome == "equal"
         except Exception:  # it does not work for this input, and nor would the student's
@@ -295,6 +297,12 @@ class Exercise:
         names = self._names(len(arguments))
         shown = (f"{n} = {show(a)}" for n, a in zip(names, arguments, strict=True))
         return [f"for {', '.join(shown)}:"]
+
+
+def _is_formula(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return any(map(_is_formula, value))
+    return isinstance(value, FORMULA)
 
 
 def _sides(got: Any, expected: Any) -> tuple[Any, Any]:

@@ -384,6 +384,19 @@ def test_formulas_are_compared_as_formulas():
         assert FORMULA.check(nonsense).passed is False
 
 
+def test_several_formulas_and_unknown_functions():
+    f = sp.Function("f")
+    pair = Exercise(
+        "A pair",
+        solution=lambda a, b: (sp.Derivative(f(a), a) * b, a / b),
+        inputs=lambda rng: [symbols_of()],
+    )
+    assert pair.check(lambda a, b: [b * f(a).diff(a), a * b**-1]).passed
+    assert pair.check(lambda a, b: [b * f(a), a / b]).passed is False
+    for short in (lambda a, b: (a / b,), lambda a, b: a / b, lambda a, b: []):
+        assert pair.check(short).passed is False
+
+
 # --- what harms: the check returns, and nothing stays changed ------------------------------------
 
 
