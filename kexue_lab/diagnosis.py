@@ -130,6 +130,15 @@ def not_a_number(check: Check) -> str | None:
     return None
 
 
+def another_kind(check: Check) -> str | None:
+    """Text, a function, a dictionary where numbers belong."""
+    got, expected = check.cases[check.wrong].got, numbers(check.cases[check.wrong].expected)
+    kind = getattr(got, "kind", type(got).__name__ if isinstance(got, (str, dict, set)) else None)
+    if expected is None or kind is None:
+        return None
+    return f"{'an array' if expected.ndim else 'a number'} is asked for, not a {kind}."
+
+
 def single_precision(check: Check) -> str | None:
     """Right as far as float32 goes."""
     case = check.cases[check.wrong]
@@ -400,6 +409,7 @@ def some_entries(check: Check) -> str | None:
 
 KINDS: tuple[Callable[[Check], str | None], ...] = (
     not_a_number,
+    another_kind,
     single_precision,
     length,
     shape,
@@ -415,7 +425,7 @@ KINDS: tuple[Callable[[Check], str | None], ...] = (
 
 
 # Of a single value that is asked for, the others would give it away.
-_KINDS_OF_A_VALUE = (not_a_number, single_precision, length, shape, few_digits)
+_KINDS_OF_A_VALUE = (not_a_number, another_kind, single_precision, length, shape, few_digits)
 
 
 def diagnose(check: Check) -> str | None:

@@ -3,6 +3,7 @@
 import contextlib
 import html
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -108,6 +109,6 @@ def clipped(text: str) -> str:
 def as_text(value: Any, form: Callable[[Any], str]) -> str:
     """The value as text, whatever its own methods do."""
     try:
-        return form(value)
+        return re.sub(r" at 0x[0-9a-f]+", "", form(value))  # an address says nothing
     except Exception as error:
         return f"a {type(value).__name__} that cannot be shown ({type(error).__name__})"

@@ -55,6 +55,8 @@ def check(solution, answer, inputs=POINTS, rtol=1e-9):
         (lambda x, s: round(slope(x, s), 5), "digits"),
         (lambda x, s: slope(x, s) if x == 0.7 else 0.0, "right on 1 of 6 inputs"),
         (lambda x, s: slope(x, s) if x != 0.7 else 0.0, "right on 5 of 6 inputs"),
+        (lambda x, s: "text", "a number is asked for, not a str"),
+        (lambda x, s: {}, "a number is asked for, not a dict"),
         (lambda x, s: [slope(x, s)], "the numbers are right; their shape should be ()"),
     ],
 )
@@ -64,7 +66,7 @@ def test_numbers(answer, part):
 
 @pytest.mark.parametrize(
     "answer",
-    [lambda x, s: x + 17 * s**3, lambda x, s: "text", lambda x, s: {}, lambda x, s: 3.0],
+    [lambda x, s: x + 17 * s**3, lambda x, s: ["a", "b"], lambda x, s: 3.0],
 )
 def test_where_no_kind_fits_nothing_is_said(answer):
     assert check(slope, answer) is None
@@ -95,6 +97,12 @@ def columns(matrix):
 )
 def test_arrays(answer, part):
     assert part in check(columns, answer, ARRAYS)
+
+
+def test_a_function_is_no_array():
+    task = Exercise("columns", solution=columns, inputs=lambda rng: ARRAYS)
+    assert "an array is asked for, not a function" in repr(task.check(lambda m: columns))
+    assert "0x" not in repr(task.check(lambda m: columns))
 
 
 def pair(x, scale):
