@@ -133,7 +133,9 @@ def not_a_number(check: Check) -> str | None:
 def another_kind(check: Check) -> str | None:
     """Text, a function, a dictionary where numbers belong."""
     got, expected = check.cases[check.wrong].got, numbers(check.cases[check.wrong].expected)
-    kind = getattr(got, "kind", type(got).__name__ if isinstance(got, (str, dict, set)) else None)
+    kind = getattr(
+        got, "type_name", type(got).__name__ if isinstance(got, (str, dict, set)) else None
+    )
     if expected is None or kind is None:
         return None
     return f"{'an array' if expected.ndim else 'a number'} is asked for, not a {kind}."

@@ -32,7 +32,7 @@ _FOREIGN = (
 class Opaque:
     """Stands for an object that is no plain data: its type and its text."""
 
-    kind: str
+    type_name: str
     text: str
 
     def __repr__(self) -> str:

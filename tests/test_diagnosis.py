@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import sympy as sp
 import torch
 
 from kexue_lab.diagnosis import Case, Check, diagnose, same
@@ -102,6 +103,7 @@ def test_arrays(answer, part):
 def test_a_function_is_no_array():
     task = Exercise("columns", solution=columns, inputs=lambda rng: ARRAYS)
     assert "an array is asked for, not a function" in repr(task.check(lambda m: columns))
+    assert "asked for, not" not in repr(task.check(lambda m: sp.Symbol("a")))
     assert "0x" not in repr(task.check(lambda m: columns))
 
 
