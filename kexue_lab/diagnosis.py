@@ -74,7 +74,7 @@ def same(got: Any, expected: Any, rtol: float, atol: float) -> bool:
     dictionaries must be equal.
     """
     try:
-        if isinstance(expected, (str, set, dict)):
+        if isinstance(got, (str, set, dict)) or isinstance(expected, (str, set, dict)):
             return type(got) is type(expected) and bool(got == expected)
         if isinstance(expected, (tuple, list)):
             pairs = zip(got, expected, strict=True)
