@@ -197,8 +197,8 @@ def factor(check: Check) -> str | None:
         return None
     got, expected = pairs
     ratio = float(got @ expected / (expected @ expected))
-    if ratio == 0 or not _equal(got, ratio * expected):
-        return None
+    if ratio == 0 or abs(ratio - 1) < 5e-3 or not _equal(got, ratio * expected):
+        return None  # (a ratio near 1 is a rounded constant)
     if _equal(ratio, -1):
         return "the sign is wrong."
     name = _named(ratio)
@@ -211,8 +211,8 @@ def _named(value: float) -> str:
     """A number as a small fraction of a familiar constant; empty if it is none."""
     for name, unit in _UNITS.items():
         for power in (1, -1) if name else (1,):
-            share = Fraction(value / unit**power).limit_denominator(12)
-            if share and abs(share.numerator) <= 12 and _equal(float(share) * unit**power, value):
+            share = Fraction(value / unit**power).limit_denominator(16)
+            if share and abs(share.numerator) <= 16 and _equal(float(share) * unit**power, value):
                 scale = f"·{name}" if power == 1 else f"/{name}"
                 return f"{share}{scale if name else ''}"
     return ""

@@ -54,6 +54,8 @@ def check(solution, answer, inputs=POINTS, rtol=1e-9):
         (lambda x, s: slope(x, 1), "right if `scale` were 1"),
         (lambda x, s: slope(x, 2 * s), "right if `scale` were doubled"),
         (lambda x, s: round(slope(x, s), 5), "digits"),
+        (lambda x, s: slope(x, s) * 3.1416 / math.pi, "right to about 5 digits"),
+        (lambda x, s: slope(x, s) / 16, "times 1/16, on every input"),
         (lambda x, s: slope(x, s) if x == 0.7 else 0.0, "right on 1 of 6 inputs"),
         (lambda x, s: slope(x, s) if x != 0.7 else 0.0, "right on 5 of 6 inputs"),
         (lambda x, s: "text", "a number is asked for, not a str"),
