@@ -74,7 +74,7 @@ def same(got: Any, expected: Any, rtol: float, atol: float) -> bool:
     dictionaries must be equal.
     """
     try:
-        if isinstance(expected, (str, set, dict)):
+        if isinstance(got, (str, set, dict)) or isinstance(expected, (str, set, dict)):
             return type(got) is type(expected) and bool(got == expected)
         if isinstance(expected, (tuple, list)):
             pairs = zip(got, expected, strict=True)
@@ -128,6 +128,17 @@ def not_a_number(check: Check) -> str | None:
     if found is not None and np.isinf(found).any():
         return "infinity: a division by 0, or a number beyond the range of floating point."
     return None
+
+
+def another_kind(check: Check) -> str | None:
+    """Text, a function, a dictionary where numbers belong."""
+    got, expected = check.cases[check.wrong].got, numbers(check.cases[check.wrong].expected)
+    kind = getattr(
+        got, "type_name", type(got).__name__ if isinstance(got, (str, dict, set)) else None
+    )
+    if expected is None or kind is None:
+        return None
+    return f"{'an array' if expected.ndim else 'a number'} is asked for, not a {kind}."
 
 
 def single_precision(check: Check) -> str | None:
@@ -186,8 +197,8 @@ def factor(check: Check) -> str | None:
         return None
     got, expected = pairs
     ratio = float(got @ expected / (expected @ expected))
-    if ratio == 0 or not _equal(got, ratio * expected):
-        return None
+    if ratio == 0 or abs(ratio - 1) < 5e-3 or not _equal(got, ratio * expected):
+        return None  # (a ratio near 1 is a rounded constant)
     if _equal(ratio, -1):
         return "the sign is wrong."
     name = _named(ratio)
@@ -200,8 +211,8 @@ def _named(value: float) -> str:
     """A number as a small fraction of a familiar constant; empty if it is none."""
     for name, unit in _UNITS.items():
         for power in (1, -1) if name else (1,):
-            share = Fraction(value / unit**power).limit_denominator(12)
-            if share and abs(share.numerator) <= 12 and _equal(float(share) * unit**power, value):
+            share = Fraction(value / unit**power).limit_denominator(16)
+            if share and abs(share.numerator) <= 16 and _equal(float(share) * unit**power, value):
                 scale = f"·{name}" if power == 1 else f"/{name}"
                 return f"{share}{scale if name else ''}"
     return ""
@@ -369,7 +380,9 @@ def few_digits(check: Check) -> str | None:
     if pairs is None or not pairs[1].any():
         return None
     error = float(np.max(np.abs(pairs[0] - pairs[1])) / np.max(np.abs(pairs[1])))
-    if not 0 < error < 5e-3 or error <= 10 * check.rtol:
+    # Of a single value, a wider range would lead to it by trial and error.
+    widest = 5e-3 if check.cases[check.wrong].arguments else 1e-3
+    if not 0 < error < widest or error <= 10 * check.rtol:
         return None
     digits = math.floor(-math.log10(error))
     return f"right to about {digits} digits: a rounded constant, a coarse grid or random numbers?"
@@ -398,6 +411,7 @@ def some_entries(check: Check) -> str | None:
 
 KINDS: tuple[Callable[[Check], str | None], ...] = (
     not_a_number,
+    another_kind,
     single_precision,
     length,
     shape,
@@ -413,7 +427,7 @@ KINDS: tuple[Callable[[Check], str | None], ...] = (
 
 
 # Of a single value that is asked for, the others would give it away.
-_KINDS_OF_A_VALUE = (not_a_number, single_precision, length, shape, few_digits)
+_KINDS_OF_A_VALUE = (not_a_number, another_kind, single_precision, length, shape, few_digits)
 
 
 def diagnose(check: Check) -> str | None:

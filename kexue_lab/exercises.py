@@ -1,38 +1,25 @@
 """Exercises with instant feedback: `exercise("mathematics/em", 1).check(my_e_step)`."""
 
-import contextlib
 import copy
-import html
 import importlib
 import inspect
-import linecache
 import mmap
-import os
-import sysconfig
-import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from numbers import Rational
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import sympy as sp
 
 from kexue_lab.diagnosis import Case, Check, diagnose, numbers, same
+from kexue_lab.feedback import Feedback, Formula, as_text, printed_lines, show, shown_apart
 from kexue_lab.limits import Outcome, ProcessDied, TimeLimitExceeded, run_forked
 from kexue_lab.symbolic import as_side, decide
+from kexue_lab.trials import FORMULA, Answer, Trial, attempt, observed, plain
 
-Answer = Callable[..., Any]
-_FORMULA = (sp.Basic, sp.MatrixBase)
-_PRINTED_LINES, _LINE_LENGTH = 10, 200
 _DIAGNOSIS_SECONDS = 1
-_FOREIGN = (
-    str(Path(__file__).parent),
-    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
-)
 
 
 @dataclass(frozen=True)
@@ -42,179 +29,6 @@ class Mistake:
     name: str
     answer: Answer
     hint: str
-
-
-@dataclass(frozen=True)
-class Feedback:
-    """What a check says: `passed` is None where nothing was attempted."""
-
-    title: str
-    passed: bool | None
-    lines: Sequence[str] = ()
-
-    def __repr__(self) -> str:
-        mark = {None: "○", True: "✓", False: "✗"}[self.passed]
-        return "\n    ".join([f"{mark} {self.title}", *self.lines])
-
-    def html(self) -> str:
-        """The same in colour, its formulas in TeX."""
-        colour = {None: "#888", True: "#2a7d2a", False: "#b3261e"}[self.passed]
-        mark, _, title = repr(self).splitlines()[0].partition(" ")
-        lines = "".join(f"<div>{_html_line(line)}</div>" for line in self.lines)
-        return (
-            f'<div style="border-left: 4px solid {colour}; padding-left: 0.8em">'
-            f'<div><b style="color: {colour}">{mark}</b> <b>{html.escape(title)}</b></div>'
-            f"{lines}</div>"
-        )
-
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        plain = {"text/plain": repr(self)}
-        # Set for kernels of JupyterLab's sessions only: what is stored or compared stays plain.
-        return plain | {"text/html": self.html()} if "JPY_SESSION_NAME" in os.environ else plain
-
-
-class _Formula(str):
-    """A line that ends in a formula, which a browser can set."""
-
-    tex: str = ""
-
-    @classmethod
-    def of(cls, label: str, value: Any) -> "_Formula":
-        line = cls(f"{label}{value}")
-        line.tex = f"{html.escape(label)}${sp.latex(value)}$"
-        return line
-
-
-def _html_line(line: str) -> str:
-    if isinstance(line, _Formula):
-        return line.tex
-    label, colon, text = line.partition(": ")
-    if colon and label == "hint":
-        return f"<b>hint:</b> <i>{html.escape(text)}</i>"
-    return f'<span style="font-family: monospace; white-space: pre-wrap">{html.escape(line)}</span>'
-
-
-# --- what happens in the child ----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Opaque:
-    """Stands for an object that is no plain data: its type and its text."""
-
-    kind: str
-    text: str
-
-    def __repr__(self) -> str:
-        return self.text
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What an answer made of one input, as plain data.
-
-    Attributes:
-        value: the result.
-        problem: the error that was raised instead, in lines; empty if none was.
-        changed: positions of the arguments that are not as they were.
-    """
-
-    value: Any = None
-    problem: tuple[str, ...] = ()
-    changed: tuple[int, ...] = ()
-
-
-def plain(value: Any) -> Any:
-    """The value as numbers, text, arrays, tensors on the CPU, formulas, and lists of them.
-
-    It can be pickled, and looking at it runs no code of its maker.
-    """
-    if value is None or value is ... or isinstance(value, (np.generic, *_FORMULA)):
-        return value
-    if type(value) in (bool, int, float, complex, str, Fraction, np.ndarray):
-        return [plain(v) for v in value] if _holds_objects(value) else value
-    if hasattr(value, "detach"):
-        return _plain_tensor(value)
-    if isinstance(value, tuple):
-        return tuple(plain(v) for v in value)
-    if isinstance(value, Mapping):
-        return {plain(k): plain(v) for k, v in value.items()}
-    if isinstance(value, Set):
-        return {plain(v) for v in value}
-    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        return [plain(v) for v in value]
-    for method in ("toarray", "__array__"):  # a sparse matrix, an array of another library
-        if hasattr(value, method) and not isinstance(value, type):
-            return np.array(getattr(value, method)())
-    return Opaque(type(value).__name__, _clipped(_text(value, repr)))
-
-
-def _holds_objects(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype == object
-
-
-def _plain_tensor(value: Any) -> Any:
-    import torch
-
-    # Of a subclass, the plain tensor; of a view, only its own entries.
-    return value.detach().cpu().as_subclass(torch.Tensor).to_dense().clone()
-
-
-def _error_lines(error: BaseException, function: Answer, given: int) -> tuple[str, ...]:
-    """The error, the line of the student's own code that raised it, and what may help."""
-    lines = [f"your code raised {type(error).__name__}: {_clipped(_text(error, str))}"]
-    place = _own_line(error.__traceback__)
-    if place is not None:
-        lines.append(f"in line {place.lineno}: {place.line}")
-    if isinstance(error, NameError):
-        lines.append(
-            "hint: a name that is not defined: is it a slip of the pen? In a fresh kernel, first "
-            "run the cells above (Run → Run All Above Selected Cell)."
-        )
-    elif isinstance(error, TypeError) and not _takes(function, given):
-        lines.append(f"hint: the function is called with {given} arguments.")
-    return tuple(lines)
-
-
-def _own_line(trace: TracebackType | None) -> traceback.FrameSummary | None:
-    """The innermost line that belongs neither to the course nor to a library."""
-    own = [
-        frame
-        for frame in traceback.extract_tb(trace)
-        if not frame.filename.startswith(_FOREIGN) and linecache.getline(frame.filename, 1)
-    ]
-    return own[-1] if own else None
-
-
-def _takes(function: Answer, count: int) -> bool:
-    try:
-        inspect.signature(function).bind(*range(count))
-    except TypeError:
-        return False
-    except ValueError:  # some built-in functions have no signature
-        return True
-    return True
-
-
-def _changed(before: Sequence[Any], after: Sequence[Any]) -> tuple[int, ...]:
-    return tuple(
-        i for i, (a, b) in enumerate(zip(before, after, strict=True)) if not _unchanged(a, b)
-    )
-
-
-def _unchanged(before: Any, after: Any) -> bool:
-    if isinstance(before, (list, tuple)):
-        return len(before) == len(after) and all(map(_unchanged, before, after))
-    if isinstance(before, Mapping):
-        return before.keys() == after.keys() and all(_unchanged(before[k], after[k]) for k in after)
-    a, b = numbers(before), numbers(after)
-    if a is not None and b is not None:
-        return bool(np.array_equal(a, b, equal_nan=True))
-    # Objects that cannot be compared count as unchanged.
-    comparable = any("__eq__" in vars(kind) for kind in type(before).__mro__[:-1])
-    return not comparable or bool(before == after)
-
-
-# --- the exercise --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -281,7 +95,7 @@ class Exercise:
             outcome = run_forked(lambda: self._trials(function, inputs, reached), self.seconds)
         except (TimeLimitExceeded, ProcessDied) as error:
             arguments = inputs[int.from_bytes(reached[:])]
-            lines = [*self._input(arguments), self._ended(error), *_prints(error.printed)]
+            lines = [*self._input(arguments), self._ended(error), *printed_lines(error.printed)]
             return Feedback(title, False, lines)
         return self._feedback(title, inputs, outcome)
 
@@ -323,27 +137,10 @@ class Exercise:
         trials: list[Trial] = []
         for number, arguments in enumerate(inputs):
             reached[:] = number.to_bytes(8)  # tells the parent where a killed answer was
-            trials.append(self._trial(function, arguments))
+            trials.append(attempt(function, arguments, self.observe))
             if trials[-1].problem:
                 break
         return trials
-
-    def _trial(self, function: Answer, arguments: tuple[Any, ...]) -> Trial:
-        private = copy.deepcopy(arguments)
-        try:
-            result = function(*private)
-        except BaseException as error:
-            return Trial(problem=_error_lines(error, function, len(arguments)))
-        try:
-            value = plain(self._observed(result, private))
-        except BaseException as error:
-            return Trial(problem=_unreadable(result, error))
-        return Trial(value, changed=_changed(arguments, private))
-
-    def _observed(self, result: Any, arguments: tuple[Any, ...]) -> Any:
-        if self.observe is None or result is ... or result is None:
-            return result
-        return self.observe(result, *arguments)
 
     # -- in the parent
 
@@ -355,7 +152,7 @@ class Exercise:
     def _feedback(
         self, title: str, inputs: list[tuple[Any, ...]], outcome: Outcome[list[Trial]]
     ) -> Feedback:
-        prints = _prints(outcome.printed)
+        prints = printed_lines(outcome.printed)
         if outcome.failure is not None:
             failure = outcome.failure
             text = f"the result cannot be read ({failure.kind}: {failure.message})"
@@ -396,7 +193,7 @@ class Exercise:
 
     def _result(self, answer: Answer, arguments: tuple[Any, ...]) -> Any:
         private = copy.deepcopy(arguments)
-        return plain(self._observed(answer(*private), private))
+        return plain(observed(answer(*private), private, self.observe))
 
     def _problems(self, trial: Trial, case: Case) -> list[str]:
         """What is wrong with a result; empty if it is right."""
@@ -410,29 +207,29 @@ class Exercise:
 
     def _judged(self, case: Case) -> Sequence[str] | None:
         if not _is_finite(case.got):
-            return [f"the result holds nan or infinity: {_show(case.got)}"]
+            return [f"the result holds nan or infinity: {show(case.got)}"]
         assert self.judge is not None
         try:
             problem = self.judge(case.got, *copy.deepcopy(case.arguments))
         except Exception as error:
-            return [f"the result {_show(case.got)} is of the wrong kind ({_text(error, str)})"]
+            return [f"the result {show(case.got)} is of the wrong kind ({as_text(error, str)})"]
         return None if problem is None else [problem]
 
     def _wrong(self, case: Case) -> Sequence[str] | None:
         """What differs from the right result, or None."""
-        if isinstance(case.expected, _FORMULA):
+        if _is_formula(case.expected):
             return self._wrong_formula(case)
         near = same(case.got, case.expected, self.rtol, self.atol)
         if near and self.exact and not _is_exact(case.got):
             return [
-                f"got {_show(case.got)}, which is no exact number: whole numbers and Fractions are "
+                f"got {show(case.got)}, which is no exact number: whole numbers and Fractions are "
                 "asked for, in every step"
             ]
         if near and (not self.exact or same(case.got, case.expected, 0, 0)):
             return None
         if self.inputs is None:
-            return [f"{_show(case.got)} is not it"]
-        expected, got = _shown_apart(case.expected, case.got)
+            return [f"{show(case.got)} is not it"]
+        expected, got = shown_apart(case.expected, case.got)
         return [f"expected {expected}", f"got      {got}"]
 
     def _wrong_formula(self, case: Case) -> Sequence[str] | None:
@@ -440,10 +237,12 @@ class Exercise:
             got, expected = _sides(case.got, case.expected)
         except (TypeError, ValueError) as error:
             return [str(error)]
+        if getattr(got, "shape", None) != getattr(expected, "shape", None):
+            return [f"got {show(case.got)}: another number of formulas is asked for"]
         verdict = decide(got, expected, self.domain, self.seconds)
         if verdict.outcome == "equal":
             return None
-        line = _Formula.of("got      ", got)
+        line = Formula.of("got      ", got)
         if verdict.counterexample is not None:
             return [line, f"it is not equal to the right formula: {verdict.counterexample}"]
         return [line, "it could not be decided whether that is right: can you simplify it?"]
@@ -475,8 +274,10 @@ class Exercise:
 
     def _fits(self, mistake: Mistake, case: Case, rtol: float, atol: float) -> bool:
         try:
-            wrong = self._result(mistake.answer, case.arguments)
-            if isinstance(wrong, _FORMULA):
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")  # the mistake's, not the student's
+                wrong = self._result(mistake.answer, case.arguments)
+            if _is_formula(wrong):
                 sides = _sides(case.got, wrong)
                 return decide(*sides, self.domain, _DIAGNOSIS_SECONDS).outcome == "equal"
         except Exception:  # it does not work for this input, and nor would the student's
@@ -494,8 +295,14 @@ class Exercise:
         if not arguments:
             return []
         names = self._names(len(arguments))
-        shown = (f"{n} = {_show(a)}" for n, a in zip(names, arguments, strict=True))
+        shown = (f"{n} = {show(a)}" for n, a in zip(names, arguments, strict=True))
         return [f"for {', '.join(shown)}:"]
+
+
+def _is_formula(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return any(map(_is_formula, value))
+    return isinstance(value, FORMULA)
 
 
 def _sides(got: Any, expected: Any) -> tuple[Any, Any]:
@@ -517,13 +324,6 @@ def _diagnosed(check: Check) -> str | None:
         return run_forked(lambda: diagnose(check), _DIAGNOSIS_SECONDS).value
     except (TimeLimitExceeded, ProcessDied):
         return None
-
-
-def _unreadable(result: Any, error: BaseException) -> tuple[str, ...]:
-    place = _own_line(error.__traceback__)
-    where = () if place is None else (f"in line {place.lineno}: {place.line}",)
-    text = f"{type(error).__name__}: {_clipped(_text(error, str))}"
-    return (f"the result, a {type(result).__name__}, is of the wrong kind ({text})", *where)
 
 
 def _is_finite(value: Any) -> bool:
@@ -589,51 +389,3 @@ def exercises_of(article: str) -> dict[int, Exercise]:
         number: replace(task, label=f"Exercise {number}: ")
         for number, task in enumerate(module.EXERCISES, 1)
     }
-
-
-# --- how values are shown ------------------------------------------------------------------------
-
-
-def _shown_apart(expected: Any, got: Any) -> tuple[str, str]:
-    """Both values, with as many digits as it takes to tell them apart."""
-    texts = _show(expected), _show(got)
-    return texts if texts[0] != texts[1] else (_show(expected, 17), _show(got, 17))
-
-
-def _show(value: Any, digits: int = 10) -> str:
-    if isinstance(value, Fraction):
-        return _text(value, str)
-    if isinstance(value, (float, np.floating)):
-        return f"{value:.{digits}g}"
-    fewer = max(6, digits - 4)
-    if type(value) in (list, tuple) and len(value) <= 12:
-        inner = ", ".join(_show(v, fewer) for v in value)
-        return _clipped(f"[{inner}]" if isinstance(value, list) else f"({inner})")
-    with contextlib.suppress(Exception):  # of some tensors there is no array
-        value = value.detach().cpu().numpy()
-    if isinstance(value, np.ndarray):
-        shape = f" (shape {value.shape})" if value.ndim else ""
-        text = np.array2string(value, precision=fewer, threshold=12).replace("\n", "")
-        return _clipped(text) + shape
-    return _clipped(_text(value, repr))
-
-
-def _prints(printed: str) -> list[str]:
-    lines = printed.splitlines()
-    if not lines:
-        return []
-    rest = len(lines) - _PRINTED_LINES
-    shown = [f"    {_clipped(line)}" for line in lines[:_PRINTED_LINES]]
-    return ["you printed:", *shown, *([f"    … and {rest} more lines"] if rest > 0 else [])]
-
-
-def _clipped(text: str) -> str:
-    return text if len(text) <= _LINE_LENGTH else text[:_LINE_LENGTH] + " …"
-
-
-def _text(value: Any, form: Callable[[Any], str]) -> str:
-    """The value as text, whatever its own methods do."""
-    try:
-        return form(value)
-    except Exception as error:
-        return f"a {type(value).__name__} that cannot be shown ({type(error).__name__})"

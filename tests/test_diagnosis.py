@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import sympy as sp
 import torch
 
 from kexue_lab.diagnosis import Case, Check, diagnose, same
@@ -53,8 +54,12 @@ def check(solution, answer, inputs=POINTS, rtol=1e-9):
         (lambda x, s: slope(x, 1), "right if `scale` were 1"),
         (lambda x, s: slope(x, 2 * s), "right if `scale` were doubled"),
         (lambda x, s: round(slope(x, s), 5), "digits"),
+        (lambda x, s: slope(x, s) * 3.1416 / math.pi, "right to about 5 digits"),
+        (lambda x, s: slope(x, s) / 16, "times 1/16, on every input"),
         (lambda x, s: slope(x, s) if x == 0.7 else 0.0, "right on 1 of 6 inputs"),
         (lambda x, s: slope(x, s) if x != 0.7 else 0.0, "right on 5 of 6 inputs"),
+        (lambda x, s: "text", "a number is asked for, not a str"),
+        (lambda x, s: {}, "a number is asked for, not a dict"),
         (lambda x, s: [slope(x, s)], "the numbers are right; their shape should be ()"),
     ],
 )
@@ -64,7 +69,7 @@ def test_numbers(answer, part):
 
 @pytest.mark.parametrize(
     "answer",
-    [lambda x, s: x + 17 * s**3, lambda x, s: "text", lambda x, s: {}, lambda x, s: 3.0],
+    [lambda x, s: x + 17 * s**3, lambda x, s: ["a", "b"], lambda x, s: 3.0],
 )
 def test_where_no_kind_fits_nothing_is_said(answer):
     assert check(slope, answer) is None
@@ -95,6 +100,13 @@ def columns(matrix):
 )
 def test_arrays(answer, part):
     assert part in check(columns, answer, ARRAYS)
+
+
+def test_a_function_is_no_array():
+    task = Exercise("columns", solution=columns, inputs=lambda rng: ARRAYS)
+    assert "an array is asked for, not a function" in repr(task.check(lambda m: columns))
+    assert "asked for, not" not in repr(task.check(lambda m: sp.Symbol("a")))
+    assert "0x" not in repr(task.check(lambda m: columns))
 
 
 def pair(x, scale):
@@ -175,6 +187,10 @@ def test_a_solution_that_hangs_on_other_arguments_does_no_harm():
         ("text", "texts", False),
         ({1, 2}, {2, 1}, True),
         ([1, 2], {1, 2}, False),
+        ({1, 2}, (1, 2), False),
+        ({1: "a", 2: "b"}, (1, 2), False),
+        ("12", ("1", "2"), False),
+        ("1", 1, False),
         (None, 1.0, False),
         (True, 1, True),
         (1, (1,), False),

@@ -5,15 +5,19 @@ import os
 import sys
 import threading
 import time
+import warnings
 from dataclasses import replace
+from decimal import Decimal
 from fractions import Fraction
 
+import mpmath
 import numpy as np
 import pytest
 import sympy as sp
 import torch
 
 from kexue_lab import exercises as exercises_module
+from kexue_lab import limits
 from kexue_lab.exercises import Exercise, Feedback, Mistake, exercise, exercises_of
 from kexue_lab.limits import TimeLimitExceeded, can_fork, run_limited
 
@@ -41,6 +45,8 @@ def test_the_right_answer_passes():
     assert text(feedback) == "✓ Double it\n    right on 5 inputs"
     assert text(VALUE.check(0.3333333333333)) == "✓ One third\n    right"
     assert VALUE.check(lambda: Fraction(1, 3)).passed
+    assert VALUE.check(Decimal(1) / 3).passed
+    assert VALUE.check(mpmath.mpf(1) / 3).passed
 
 
 @pytest.mark.parametrize("answer", [..., lambda number: ..., lambda *args: ...])
@@ -380,6 +386,19 @@ def test_formulas_are_compared_as_formulas():
         assert "one expression is asked for" in text(FORMULA.check(shape))
 
 
+def test_several_formulas_and_unknown_functions():
+    f = sp.Function("f")
+    pair = Exercise(
+        "A pair",
+        solution=lambda a, b: (sp.Derivative(f(a), a) * b, a / b),
+        inputs=lambda rng: [symbols_of()],
+    )
+    assert pair.check(lambda a, b: [b * f(a).diff(a), a * b**-1]).passed
+    assert pair.check(lambda a, b: [b * f(a), a / b]).passed is False
+    for short in (lambda a, b: (a / b,), lambda a, b: a / b, lambda a, b: []):
+        assert pair.check(short).passed is False
+
+
 # --- what harms: the check returns, and nothing stays changed ------------------------------------
 
 
@@ -415,6 +434,9 @@ needs_fork = pytest.mark.skipif(not can_fork(), reason="no process can be forked
         (raises_endlessly, "no result within 0.5 s"),
         (swallows_everything, "no result within 0.5 s"),
         (lambda number: bytearray(4 * 1024**3), "MemoryError"),
+        (lambda number: np.zeros(20_000_000), "20000000 entries, too many"),
+        (lambda number: torch.zeros(20_000_000), "20000000 entries, too many"),
+        (lambda number: range(10**12), "1000000000000 entries, too many"),
     ],
 )
 def test_what_would_end_the_kernel_only_ends_the_check(answer, part):
@@ -442,6 +464,29 @@ def test_nothing_that_an_answer_patches_stays_patched():
     assert np.allclose(1, 2) is False
     assert math.pi > 3
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_where_no_process_can_be_forked_a_thread_takes_over(monkeypatch):
+    monkeypatch.setattr(limits, "can_fork", lambda: False)
+    assert DOUBLE.check(lambda number: number + number).passed is True
+    assert "twice is not squared" in text(DOUBLE.check(lambda number: number**2))
+    assert "division by zero" in text(DOUBLE.check(lambda number: print("hi") or 1 / 0))
+    assert "you printed:" in text(DOUBLE.check(lambda number: print("hi") or 1 / 0))
+    assert "SystemExit" in text(DOUBLE.check(lambda number: sys.exit(0)))
+    hangs = text(DOUBLE.check(lambda number: 6 if number == 3 else endless(number)))
+    assert "no result within 0.5 s" in hangs
+    assert "for number = 3:" not in hangs
+
+
+def test_no_warning_of_a_mistake_reaches_the_student(capsys):
+    def warns(number):
+        warnings.warn("not the student's", stacklevel=1)
+        return np.float64(1.0) / 0 * number
+
+    task = replace(DOUBLE, mistakes=[Mistake("warns", warns, "never")])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert task.check(lambda number: 0.5).passed is False
 
 
 # --- what the student sees -----------------------------------------------------------------------
