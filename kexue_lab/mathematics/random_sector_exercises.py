@@ -6,240 +6,273 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from scipy.integrate import quad
 
 from kexue_lab.exercises import Exercise, Mistake
-from kexue_lab.mathematics.random_sector import (
-    max_gap_cdf,
-    same_sector_probability,
-    same_sector_probability_density,
-    square_pond_density,
-)
+from kexue_lab.mathematics.random_sector import same_halfspace_probability
 
 Inputs = Iterator[tuple[Any, ...]]
 
+_HOURS = 12
+_FINE = 60  # cells of an hour: a sixth of a turn is a whole number of them
 
-def _small_turns(rng: np.random.Generator) -> Inputs:
-    yield 4, Fraction(1, 3)
-    yield 3, Fraction(1, 2)
+
+def _shy(rng: np.random.Generator) -> Inputs:
+    yield 3, Fraction(1, 8)
+    yield 5, Fraction(1, 4)
+    for _ in range(4):
+        n = int(rng.integers(3, 9))
+        yield n, Fraction(int(rng.integers(1, 20)), 23 * n)
+
+
+def _winds(rng: np.random.Generator) -> Inputs:
     for _ in range(6):
-        yield int(rng.integers(3, 10)), Fraction(int(rng.integers(1, 50)), 100)
+        p = Fraction(int(rng.integers(1, 12)), 25)
+        yield int(rng.integers(3, 8)), rng.choice([p, 1 - p])
 
 
-def _turns(rng: np.random.Generator) -> Inputs:
-    yield 4, Fraction(2, 3)
-    yield 10, Fraction(3, 4)
-    yield 4, Fraction(3, 4)
-    for _ in range(8):
-        yield int(rng.integers(3, 12)), Fraction(int(rng.integers(5, 100)), 100)
+def _all_apart(n: int, y: Fraction) -> Fraction:
+    return Fraction(max(1 - n * y, 0)) ** (n - 1)
 
 
-def _pieces(rng: np.random.Generator) -> Inputs:
-    yield (3,)
-    yield from ((int(n),) for n in rng.integers(4, 20, 4))
+def _with_south_wind(n: int, p: Fraction) -> Fraction:
+    q = 1 - p
+    return (p**n - q**n) / (p - q)
 
 
-def _deep(rng: np.random.Generator) -> Inputs:
-    yield 100, 0.015
-    for n in rng.integers(30, 120, 5):
-        yield int(n), float(rng.uniform(1.3, 2.0) / n)
+def _mixed(n: int, p: Fraction) -> Fraction:
+    """The northern and the southern halves only, weighed: no half across the border."""
+    return p**n + (1 - p) ** n
 
 
-def _ponds(rng: np.random.Generator) -> Inputs:
-    yield 3, math.pi / 3
-    yield 4, math.pi / 4
-    yield 4, math.pi / 2
-    for _ in range(3):
-        yield int(rng.integers(3, 7)), float(rng.uniform(0.5, math.pi))
+def _in_60_degrees(weights: Any) -> float:
+    """Three ducks within a sixth of a turn, by (4); exact, since G is linear in each cell."""
+    mass = np.repeat(np.asarray(weights, float) / sum(weights) / _FINE, _FINE)
+    F = np.concatenate([[0], np.cumsum(mass)])
+    F = np.concatenate([F, 1 + F[1:]])
+    sixth, turn = 2 * _FINE, _HOURS * _FINE
+    G = F[sixth : sixth + turn + 1] - F[: turn + 1]
+    squares = (G[:-1] ** 2 + G[:-1] * G[1:] + G[1:] ** 2) / 3
+    return float(3 * (mass * squares).sum())
 
 
-def _sector(n: int, turn: Fraction) -> Fraction | float:
-    return same_sector_probability(n, turn=turn)
+def _judge_weights(answer: Any) -> str | None:
+    try:
+        weights = [float(weight) for weight in answer]
+    except (TypeError, ValueError):
+        return "return twelve numbers"
+    if len(weights) != _HOURS or min(weights) < 0 or not 0 < sum(weights) < math.inf:
+        return f"return twelve weights, none negative and not all 0; got {weights}"
+    chance = _in_60_degrees(weights)
+    return None if chance < 0.082 else f"three ducks fit into 60° with probability {chance:.4f}"
 
 
-def _alternating_cdf(n: int, x: float) -> float:
-    signed = ((-1) ** k * math.comb(n, k) * (1 - k * x) ** (n - 1) for k in range(int(1 / x) + 1))
-    return float(sum(signed))
+def _angles(rng: np.random.Generator) -> Inputs:
+    yield ([0.5, 2.0, 1.0, 6.0],)
+    for _ in range(5):
+        angles = rng.uniform(-10, 15, int(rng.integers(3, 8)))
+        yield ([float(angle) for angle in angles],)
 
 
-def _square_pond(n: int, theta: float) -> float:
-    return same_sector_probability_density(n, theta, square_pond_density)
+def _widest_gap(angles: list[float]) -> float:
+    order = sorted(angle % (2 * math.pi) for angle in angles)
+    return max(b - a for a, b in zip(order, [*order[1:], order[0] + 2 * math.pi], strict=True))
 
 
-def _polygon_cases(rng: np.random.Generator) -> Inputs:
-    yield from ((n,) for n in (5, 2, 3))
-    yield from ((int(n),) for n in rng.integers(6, 13, 4))
+def _without_wrapping(angles: list[float]) -> float:
+    order = sorted(angle % (2 * math.pi) for angle in angles)
+    return max(b - a for a, b in zip(order, order[1:], strict=False))
 
 
-def _average_gap(n: int) -> float:
-    """In turns: the harmonic number over n."""
-    return math.fsum(1 / j for j in range(1, n + 1)) / n
+def _without_turns(angles: list[float]) -> float:
+    order = sorted(angles)
+    return max(b - a for a, b in zip(order, [*order[1:], order[0] + 2 * math.pi], strict=True))
 
 
-def _eight_octants(n: int, theta: float) -> float:
-    """The integral over one octant, times eight: as if the wait behind a duck were symmetric."""
+def _unsorted(angles: list[float]) -> float:
+    order = [angle % (2 * math.pi) for angle in angles]
+    return max(b - a for a, b in zip(order, [*order[1:], order[0] + 2 * math.pi], strict=True))
 
-    def cdf(phi: float) -> float:
-        quarter = math.floor((phi + math.pi / 4) / (math.pi / 2))
-        return quarter / 4 + math.tan(phi - quarter * math.pi / 2) / 8
 
-    def integrand(phi: float) -> float:
-        return (cdf(phi + theta) - cdf(phi)) ** (n - 1) / (8 * math.cos(phi) ** 2)
+def _only_sorted(angles: list[float]) -> float:
+    order = sorted(angles)
+    return max(b - a for a, b in zip(order, order[1:], strict=False))
 
-    return 8 * n * float(quad(integrand, 0, math.pi / 4, points=(max(math.pi / 4 - theta, 0),))[0])
+
+def _classifiers(rng: np.random.Generator) -> Inputs:
+    yield 4, 2
+    for _ in range(6):
+        d = int(rng.integers(2, 9))
+        yield int(rng.integers(d + 3, 3 * d + 4)), d
 
 
 EXERCISES = (
     Exercise(
-        "at most half a turn",
-        solution=lambda n, turn: n * turn ** (n - 1),
-        inputs=_small_turns,
-        mistakes=(
-            Mistake(
-                "no choice of leader",
-                lambda n, turn: turn ** (n - 1),
-                "this is the sector that starts at one given duck; any of the n may lead.",
-            ),
-            Mistake(
-                "a given sector",
-                lambda n, turn: turn**n,
-                "this is the probability for one fixed sector; here it may be turned freely.",
-            ),
-            Mistake(
-                "all n behind the leader",
-                lambda n, turn: n * turn**n,
-                "the leader is in the sector by himself: only the other n - 1 must follow within"
-                " it.",
-            ),
-            Mistake(
-                "independent leaders",
-                lambda n, turn: 1 - (1 - turn ** (n - 1)) ** n,
-                "no two ducks can both lead within half a turn: the n events exclude each other "
-                "and their probabilities add up.",
-            ),
-        ),
-    ),
-    Exercise(
-        "every angle, exactly",
-        solution=_sector,
-        inputs=_turns,
+        "no two ducks close to each other",
+        solution=_all_apart,
+        inputs=_shy,
         exact=True,
         mistakes=(
             Mistake(
-                "no truncation",
-                lambda n, turn: Fraction(1),
-                "all n terms always add up to 1 (step 5): leave out those with kx ≥ 1.",
+                "one gap only",
+                lambda n, y: Fraction(max(1 - y, 0)) ** (n - 1),
+                "this is the probability that one given gap exceeds y; all n gaps must.",
             ),
             Mistake(
-                "one term",
-                lambda n, turn: n * turn ** (n - 1),
-                "beyond half a turn more terms enter: add those with kx < 1.",
+                "n - 1 gaps",
+                lambda n, y: Fraction(max(1 - (n - 1) * y, 0)) ** (n - 1),
+                "on a circle n ducks have n gaps between neighbours: the stick was cut open at a "
+                "duck.",
             ),
             Mistake(
-                "capped at 1",
-                lambda n, turn: min(Fraction(1), n * turn ** (n - 1)),
-                "beyond half a turn several ducks may lead at once: subtract the overlaps (step "
-                "5); cutting off at 1 does not.",
+                "the power n",
+                lambda n, y: Fraction(max(1 - n * y, 0)) ** n,
+                "n pieces have only n - 1 degrees of freedom.",
+            ),
+            Mistake(
+                "independent gaps",
+                lambda n, y: (1 - y) ** (n * (n - 1)),
+                "the gaps are not independent: they add up to 1.",
+            ),
+            Mistake(
+                "every pair by itself",
+                lambda n, y: (1 - 2 * y) ** (n * (n - 1) // 2),
+                "pairs of ducks are not independent of each other; use the gaps.",
+            ),
+            Mistake(
+                "without a limit",
+                lambda n, y: (1 - n * y) ** (n - 1),
+                "if n y > 1 there is no room, and the probability is 0.",
             ),
         ),
     ),
     Exercise(
-        "a polygon from a broken stick",
-        solution=lambda n: 1 - Fraction(n, 2 ** (n - 1)),
-        inputs=_pieces,
+        "half a pond with wind from the south",
+        solution=_with_south_wind,
+        inputs=_winds,
         exact=True,
         mistakes=(
             Mistake(
-                "the complement",
-                lambda n: Fraction(n, 2 ** (n - 1)),
-                "this is the probability that one piece exceeds one half: no polygon then.",
+                "north or south only",
+                _mixed,
+                "this counts the northern and the southern half; there are the halves across the "
+                "border, too.",
             ),
             Mistake(
-                "n breaks",
-                lambda n: 1 - Fraction(n + 1, 2**n),
-                "n - 1 breaks make n pieces: there are as many pieces as gaps of n points on a "
-                "circle.",
+                "the calm pond",
+                lambda n, p: n * Fraction(1, 2) ** (n - 1),
+                "this is without wind; G is no longer ½: it is linear in φ from p down to 1 - p.",
             ),
             Mistake(
-                "one piece fewer",
-                lambda n: 1 - Fraction(n - 1, 2 ** (n - 2)),
-                "n - 1 is the number of breaks; count the pieces.",
+                "a leader in the north only",
+                lambda n, p: p * (p**n - (1 - p) ** n) / (2 * p - 1),
+                "the first duck may be in the southern half as well: two integrals.",
             ),
             Mistake(
-                "one given piece",
-                lambda n: 1 - Fraction(1, 2 ** (n - 1)),
-                "any of the n pieces may be the one that is too long.",
+                "without the n ducks",
+                lambda n, p: _with_south_wind(n, p) / n,
+                "any of the n ducks may be the first.",
+            ),
+            Mistake(
+                "the power n",
+                lambda n, p: _with_south_wind(n + 1, p),
+                "the others are n - 1 ducks.",
+            ),
+            Mistake(
+                "the difference left out",
+                lambda n, p: abs(p**n - (1 - p) ** n),
+                "∫ G^(n-1) dφ with G linear: divide by the slope of G.",
             ),
         ),
     ),
     Exercise(
-        "the average sector, in degrees",
-        solution=lambda n: 360 * (1 - _average_gap(n)),
-        inputs=_polygon_cases,
+        "a wind that makes a narrow sector rarer",
+        solution=lambda: [2, 0, 0] * 4,
+        judge=_judge_weights,
         mistakes=(
             Mistake(
-                "the gap itself",
-                lambda n: 360 * _average_gap(n),
-                "this is the average gap; the sector is the rest of the circle.",
+                "no wind",
+                lambda: [1] * 12,
+                "this is the calm pond, 1/12; the ducks must be spread out, not crowded.",
             ),
             Mistake(
-                "radians",
-                lambda n: 2 * math.pi * (1 - _average_gap(n)),
-                "this is right in radians; give it in degrees.",
+                "one hour",
+                lambda: [1] + [0] * 11,
+                "all ducks in one hour always fit into 60°, which is two hours.",
             ),
             Mistake(
-                "equal gaps",
-                lambda n: 360 * (1 - 1 / n),
-                "1/n is the average gap; the sector leaves out the *longest* one.",
+                "one side",
+                lambda: [3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 2, 2],
+                "this crowds the ducks on one side; let the wind treat all sides alike.",
             ),
             Mistake(
-                "one duck fewer",
-                lambda n: 360 * (1 - _average_gap(n - 1)),
-                "n ducks on a circle make n gaps, not n - 1.",
+                "every other hour",
+                lambda: [1, 0] * 6,
+                "six equal bumps, and a sector of two hours: G is constant, and nothing changes. "
+                "Choose bumps whose distance is not the sector's angle.",
+            ),
+            Mistake(
+                "two opposite hours",
+                lambda: [1, 0, 0, 0, 0, 0] * 2,
+                "with two bumps three ducks share one of them too often; use more bumps, but such "
+                "that a sector reaches only one.",
             ),
         ),
     ),
     Exercise(
-        "a stable CDF of the longest gap",
-        solution=max_gap_cdf,
-        inputs=_deep,
+        "the longest gap, mended",
+        solution=_widest_gap,
+        inputs=_angles,
+        keeps_inputs=True,
         mistakes=(
             Mistake(
-                "the alternating sum",
-                _alternating_cdf,
-                "the alternating sum has no correct digit here; use the recurrence of step 7.",
+                "without the last gap",
+                _without_wrapping,
+                "on a circle there is one more gap, from the last direction on to the first.",
             ),
             Mistake(
-                "the tail",
-                lambda n, x: 1 - max_gap_cdf(n, x),
-                "this is P(M_n > x); the small probability is asked for.",
+                "without full turns",
+                _without_turns,
+                "angles that differ by a full turn are the same direction: bring them into one "
+                "turn first.",
+            ),
+            Mistake(
+                "not sorted",
+                _unsorted,
+                "neighbours on the circle are not neighbours in the list.",
+            ),
+            Mistake(
+                "only sorted",
+                _only_sorted,
+                "sorting is one of three faults; think of an angle of 7, and of the circle.",
             ),
         ),
-        rtol=1e-10,
-        atol=0,
     ),
     Exercise(
-        "the square pond",
-        solution=_square_pond,
-        inputs=_ponds,
+        "a linear classifier with an offset",
+        solution=lambda n, d: same_halfspace_probability(n, d + 1),
+        inputs=_classifiers,
+        exact=True,
         mistakes=(
             Mistake(
-                "the round pond",
-                lambda n, theta: n * (theta / (2 * math.pi)) ** (n - 1),
-                "this is the disc's value; the square's directions have density r²/8.",
+                "no offset",
+                lambda n, d: same_halfspace_probability(n, d),
+                "this is the classifier through the origin; the offset is one more weight.",
             ),
             Mistake(
-                "no choice of leader",
-                lambda n, theta: _square_pond(n, theta) / n,
-                "any of the n ducks may be the first: a factor n is missing.",
+                "one more point, too",
+                lambda n, d: same_halfspace_probability(n + 1, d + 1),
+                "append the constant 1 to each point: that adds a dimension, not a point.",
             ),
             Mistake(
-                "eight octants",
-                _eight_octants,
-                "the others must be *ahead* within theta, which has no mirror symmetry: a "
-                "quarter turn repeats, an octant does not.",
+                "one point more",
+                lambda n, d: same_halfspace_probability(n + 1, d),
+                "the offset is one more weight, not one more point.",
+            ),
+            Mistake(
+                "double",
+                lambda n, d: 2 * same_halfspace_probability(n, d),
+                "the capacity rises by one dimension, it does not double.",
             ),
         ),
-        rtol=1e-6,
     ),
 )
