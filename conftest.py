@@ -1,10 +1,11 @@
-"""Shared by all tests: one thread per process, and nbval made to run cells as Jupyter does."""
+"""Shared by all tests: one thread per process, and nbval made to run and compare as a reader."""
 
 import os
 import tempfile
 from pathlib import Path
 
 from kexue_lab.course.notebooks import KERNEL_ENVIRONMENT, kernel_address
+from kexue_lab.course.outputs import outputs_differ
 
 BUILD = Path(__file__).parent / "build"
 
@@ -31,6 +32,21 @@ def _run_cells_as_jupyter_does() -> None:
     RunningKernel.execute_cell_input = execute_cell_input
 
 
+def _compare_outputs_as_a_reader_would() -> None:
+    try:
+        from nbval.plugin import IPyNbCell
+    except ImportError:
+        return
+
+    def compare_outputs(self, test, ref, skip_compare=None):
+        experiment = "experiment" in self.cell.metadata.get("tags", ())
+        difference = outputs_differ(ref, test, experiment=experiment)
+        self.comparison_traceback = [difference or ""]
+        return difference is None
+
+    IPyNbCell.compare_outputs = compare_outputs
+
+
 def _give_each_kernel_its_own_sockets() -> None:
     """Let nbval's kernels talk through files, which no other worker's kernel can take."""
     try:
@@ -47,4 +63,5 @@ def _give_each_kernel_its_own_sockets() -> None:
 
 
 _run_cells_as_jupyter_does()
+_compare_outputs_as_a_reader_would()
 _give_each_kernel_its_own_sockets()

@@ -2,18 +2,22 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import sympy as sp
 from IPython.display import display
+from numpy.typing import NDArray
 
 from kexue_lab import evidence
 from kexue_lab.evidence import Comparison, Expectation, Finding
 from kexue_lab.formulas import READABLE, conditions, formula, ruled_out, short_formula
 from kexue_lab.ledger import Claim, Kind, Ledger, MarksLine
+from kexue_lab.recorded import Recorder, columns, figure, read_rows, recorded_path
 from kexue_lab.symbolic import Domain
 
 _KEY = re.compile(r"[A-Z]\d+[a-z]?")
@@ -40,13 +44,16 @@ class Claims:
 
     Args:
         article: the article's name, such as "mathematics/em".
+        scale: the notebook's `SCALE`: with which recorded seeds this run is compared.
     """
 
-    def __init__(self, article: str) -> None:
+    def __init__(self, article: str, *, scale: str = "cpu") -> None:
         if not re.fullmatch(r"[a-z]+/[a-z_0-9]+", article):
             raise ValueError(f'article must look like "series/name", got {article!r}')
         self.article = article
+        self.scale = scale
         self.entries: list[Claim] = []
+        self._recorder = Recorder.from_environment()
 
     def prove(
         self,
@@ -76,6 +83,8 @@ class Claims:
             ClaimRefused: if the sides are the same expression to begin with.
         """
         __tracebackhide__ = True
+        if self._recorder:
+            return  # nothing symbolic depends on the seed
         with _stating(key, statement):
             found = evidence.compared(lhs, rhs, domain, seconds)
         if found.verdict.outcome == "different":
@@ -101,6 +110,8 @@ class Claims:
         affirmative, and `ClaimFailed` means that it is true.
         """
         __tracebackhide__ = True
+        if self._recorder:
+            return
         with _stating(key, statement):
             found = evidence.compared(lhs, rhs, domain, seconds)
         if found.verdict.outcome == "equal":
@@ -155,9 +166,8 @@ class Claims:
             ClaimRefused: for empty, non-finite or differently shaped input, or the same object.
         """
         __tracebackhide__ = True
-        with _stating(key, statement):
-            found = evidence.agreement(ours, theirs, oracle, rtol, atol)
-        self._settle(key, "checked", statement, found)
+        check = partial(evidence.agreement, ours, theirs, oracle, rtol, atol)
+        self._settle(key, "checked", statement, check)
 
     def bound(
         self,
@@ -182,9 +192,7 @@ class Claims:
             ClaimRefused: without a bound, or for empty or non-finite values.
         """
         __tracebackhide__ = True
-        with _stating(key, statement):
-            found = evidence.bounds(values, above, below)
-        self._settle(key, "measured", statement, found)
+        self._settle(key, "measured", statement, partial(evidence.bounds, values, above, below))
 
     def estimate(
         self, key: str, statement: str, samples: Any, exact: float, *, sigmas: float = 4
@@ -204,9 +212,8 @@ class Claims:
             ClaimRefused: for an empty sample, a non-finite number or a zero standard error.
         """
         __tracebackhide__ = True
-        with _stating(key, statement):
-            found = evidence.estimation(samples, exact, sigmas)
-        self._settle(key, "estimated", statement, found)
+        check = partial(evidence.estimation, samples, exact, sigmas)
+        self._settle(key, "estimated", statement, check)
 
     def compare(
         self,
@@ -239,9 +246,67 @@ class Claims:
                 difference without any spread.
         """
         __tracebackhide__ = True
-        with _stating(key, statement):
-            found = evidence.difference(ours, baseline, expect, paired, margin)
-        self._settle(key, "observed", statement, found)
+        check = partial(evidence.difference, ours, baseline, expect, paired, margin)
+        self._settle(key, "observed", statement, check)
+
+    def hold(self, key: str, statement: str, each: Any) -> None:
+        """State what holds on at least nine of ten seeds, and show on how many.
+
+        Args:
+            key: the experiment's number.
+            statement: what is asserted of a seed, in words.
+            each: for each seed, whether it holds; at least 3.
+
+        Raises:
+            ClaimFailed: stating on how many seeds it holds.
+            ClaimRefused: for fewer than 3 seeds, or what is not true or false.
+        """
+        __tracebackhide__ = True
+        self._settle(key, "observed", statement, partial(evidence.share, each))
+
+    def record(self, key: str, /, **figures: Any) -> None:
+        """Hand over what this run of an experiment gave, and compare it with the recorded seeds.
+
+        `kexue-lab record` runs the notebook over many seeds and collects these figures; in any
+        other run each of them must lie within 5 standard deviations of the recorded mean. At a
+        scale at which nothing is recorded there is nothing to compare with, and nothing claimed.
+
+        Args:
+            key: the experiment's number, such as "E1".
+            figures: by name: numbers, or arrays of the same shape for every seed.
+
+        Raises:
+            ClaimFailed: naming the figure that lies outside.
+            ClaimRefused: for figures that are not finite numbers, or where at the scale "cpu" none
+                are recorded.
+        """
+        __tracebackhide__ = True
+        with _stating(key, "figures of an experiment"):
+            mine = {name: figure(value, name) for name, value in figures.items()}
+            if self._recorder:
+                self._recorder.figures[key] = mine
+                return
+            rows = read_rows(recorded_path(self.article), self.scale)
+            if not rows and self.scale == "cpu":
+                raise ValueError(f"no seeds are recorded: run kexue-lab record {self.article}")
+        if rows:
+            statement = f"The figures of this run lie within the spread of the {len(rows)} seeds"
+            self._settle(key, "observed", statement, partial(evidence.spread, key, mine, rows))
+
+    def recorded(self, key: str) -> dict[str, NDArray[np.float64]]:
+        """Return an experiment's figures over the recorded seeds: arrays of shape (seeds, …).
+
+        Those of this notebook's scale, or else of "cpu".
+
+        Raises:
+            ClaimRefused: if none are recorded.
+        """
+        if self._recorder:
+            return self._recorder.stand_in(key)
+        path = recorded_path(self.article)
+        rows = read_rows(path, self.scale) or read_rows(path)
+        with _stating(key, "figures of an experiment"):
+            return columns(rows, key)
 
     def ledger(self) -> Ledger:
         """Return the table of all claims, for the notebook's last cell.
@@ -254,16 +319,24 @@ class Claims:
         if not self.entries:
             raise ClaimRefused("the ledger is empty: nothing was claimed")
         directory = os.environ.get("KEXUE_CLAIMS_DIR")
-        if directory:
+        if self._recorder:
+            self._recorder.write()
+        elif directory:
             # Only here: reports draw every explorer, and need what draws them.
             from kexue_lab.report import write_report
 
             write_report(self.article, self.entries, Path(directory))
         return Ledger(tuple(self.entries))
 
-    def _settle(self, key: str, kind: Kind, statement: str, found: Finding) -> None:
+    def _settle(self, key: str, kind: Kind, statement: str, check: Callable[[], Finding]) -> None:
         __tracebackhide__ = True
-        if not found.holds:
+        if self._recorder and self._recorder.speaks_of_all_seeds(key):
+            return
+        with _stating(key, statement):
+            found = check()
+        if self._recorder:
+            self._recorder.note(key, found.holds)
+        elif not found.holds:
             _fail(key, statement, *found.lines)
         self._add(Claim(key, kind, statement, found.shown))
 

@@ -5,7 +5,7 @@ raises ValueError or TypeError; whether a check holds is for the caller to read 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.stats import ttest_ind, ttest_rel
 
 from kexue_lab.numerals import decimals_of, fixed, minus, short
+from kexue_lab.recorded import SPREAD, Row, columns, outside
 from kexue_lab.symbolic import Domain, Verdict, as_side, decide
 
 Expectation = Literal["higher", "lower", "equal"]
@@ -26,6 +27,8 @@ _NOISE = 1e-12
 _ERRORS = 1e-4
 _FEW = 3
 SIGNIFICANCE = 0.01
+# What an experiment states holds on at least this share of its seeds.
+ENOUGH = 0.9
 
 
 @dataclass(frozen=True)
@@ -240,6 +243,37 @@ def difference(
     asserted = f"; {expect}, margin {margin:g}" if margin else ""
     lines = (told, f"asserted: {expect}, margin {margin:g}, p < {SIGNIFICANCE:g}")
     return Finding(p < SIGNIFICANCE, told + asserted, lines)
+
+
+def share(each: Any) -> Finding:
+    """Find whether something holds on at least nine of ten seeds.
+
+    Raises:
+        TypeError: if `each` does not hold one truth value per seed.
+        ValueError: for fewer than 3 seeds.
+    """
+    truths = np.asarray(each)
+    if truths.dtype != bool or truths.ndim != 1:
+        raise TypeError(f"true or false for each seed is needed, got {each!r}")
+    if truths.size < 3:
+        raise ValueError(f"at least 3 seeds are needed, got {truths.size}")
+    shown = f"on {truths.sum()} of {truths.size} seeds"
+    return Finding(bool(truths.sum() >= ENOUGH * truths.size), shown, (shown,))
+
+
+def spread(key: str, figures: dict[str, Any], rows: Mapping[int, Row]) -> Finding:
+    """Find whether one run's figures lie within the spread of the recorded seeds.
+
+    Raises:
+        ValueError: if nothing is recorded under `key`, or figures of other names or shapes.
+    """
+    recorded = columns(rows, key)
+    if recorded.keys() != figures.keys():
+        raise ValueError(f"recorded are {', '.join(recorded)}; this run has {', '.join(figures)}")
+    away = {name: outside(value, recorded[name]) for name, value in figures.items()}
+    worst = max(away, key=lambda name: away[name])
+    told = f"{worst}: {SPREAD * away[worst]:.1f} standard deviations from the mean"
+    return Finding(away[worst] <= 1, f"farthest is {told}", (told, f"allowed: {SPREAD:g}"))
 
 
 def _p_value(

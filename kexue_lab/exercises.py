@@ -2,19 +2,37 @@
 
 import contextlib
 import copy
+import html
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+import linecache
+import mmap
+import os
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from numbers import Rational
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
+import sympy as sp
 
-from kexue_lab.limits import TimeLimitExceeded, run_limited
+from kexue_lab.diagnosis import Case, Check, diagnose, numbers, same
+from kexue_lab.limits import Outcome, ProcessDied, TimeLimitExceeded, run_forked
+from kexue_lab.symbolic import as_side, decide
 
 Answer = Callable[..., Any]
-_EXACT = (int, Fraction)
+_FORMULA = (sp.Basic, sp.MatrixBase)
+_PRINTED_LINES, _LINE_LENGTH = 10, 200
+_DIAGNOSIS_SECONDS = 1
+_FOREIGN = (
+    str(Path(__file__).parent),
+    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +56,166 @@ class Feedback:
         mark = {None: "○", True: "✓", False: "✗"}[self.passed]
         return "\n    ".join([f"{mark} {self.title}", *self.lines])
 
+    def html(self) -> str:
+        """The same in colour, its formulas in TeX."""
+        colour = {None: "#888", True: "#2a7d2a", False: "#b3261e"}[self.passed]
+        mark, _, title = repr(self).splitlines()[0].partition(" ")
+        lines = "".join(f"<div>{_html_line(line)}</div>" for line in self.lines)
+        return (
+            f'<div style="border-left: 4px solid {colour}; padding-left: 0.8em">'
+            f'<div><b style="color: {colour}">{mark}</b> <b>{html.escape(title)}</b></div>'
+            f"{lines}</div>"
+        )
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        plain = {"text/plain": repr(self)}
+        # Set for kernels of JupyterLab's sessions only: what is stored or compared stays plain.
+        return plain | {"text/html": self.html()} if "JPY_SESSION_NAME" in os.environ else plain
+
+
+class _Formula(str):
+    """A line that ends in a formula, which a browser can set."""
+
+    tex: str = ""
+
+    @classmethod
+    def of(cls, label: str, value: Any) -> "_Formula":
+        line = cls(f"{label}{value}")
+        line.tex = f"{html.escape(label)}${sp.latex(value)}$"
+        return line
+
+
+def _html_line(line: str) -> str:
+    if isinstance(line, _Formula):
+        return line.tex
+    label, colon, text = line.partition(": ")
+    if colon and label == "hint":
+        return f"<b>hint:</b> <i>{html.escape(text)}</i>"
+    return f'<span style="font-family: monospace; white-space: pre-wrap">{html.escape(line)}</span>'
+
+
+# --- what happens in the child ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """Stands for an object that is no plain data: its type and its text."""
+
+    kind: str
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What an answer made of one input, as plain data.
+
+    Attributes:
+        value: the result.
+        problem: the error that was raised instead, in lines; empty if none was.
+        changed: positions of the arguments that are not as they were.
+    """
+
+    value: Any = None
+    problem: tuple[str, ...] = ()
+    changed: tuple[int, ...] = ()
+
+
+def plain(value: Any) -> Any:
+    """The value as numbers, text, arrays, tensors on the CPU, formulas, and lists of them.
+
+    It can be pickled, and looking at it runs no code of its maker.
+    """
+    if value is None or value is ... or isinstance(value, (np.generic, *_FORMULA)):
+        return value
+    if type(value) in (bool, int, float, complex, str, Fraction, np.ndarray):
+        return [plain(v) for v in value] if _holds_objects(value) else value
+    if hasattr(value, "detach"):
+        return _plain_tensor(value)
+    if isinstance(value, tuple):
+        return tuple(plain(v) for v in value)
+    if isinstance(value, Mapping):
+        return {plain(k): plain(v) for k, v in value.items()}
+    if isinstance(value, Set):
+        return {plain(v) for v in value}
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return [plain(v) for v in value]
+    for method in ("toarray", "__array__"):  # a sparse matrix, an array of another library
+        if hasattr(value, method) and not isinstance(value, type):
+            return np.array(getattr(value, method)())
+    return Opaque(type(value).__name__, _clipped(_text(value, repr)))
+
+
+def _holds_objects(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == object
+
+
+def _plain_tensor(value: Any) -> Any:
+    import torch
+
+    # Of a subclass, the plain tensor; of a view, only its own entries.
+    return value.detach().cpu().as_subclass(torch.Tensor).to_dense().clone()
+
+
+def _error_lines(error: BaseException, function: Answer, given: int) -> tuple[str, ...]:
+    """The error, the line of the student's own code that raised it, and what may help."""
+    lines = [f"your code raised {type(error).__name__}: {_clipped(_text(error, str))}"]
+    place = _own_line(error.__traceback__)
+    if place is not None:
+        lines.append(f"in line {place.lineno}: {place.line}")
+    if isinstance(error, NameError):
+        lines.append(
+            "hint: a name that is not defined: is it a slip of the pen? In a fresh kernel, first "
+            "run the cells above (Run → Run All Above Selected Cell)."
+        )
+    elif isinstance(error, TypeError) and not _takes(function, given):
+        lines.append(f"hint: the function is called with {given} arguments.")
+    return tuple(lines)
+
+
+def _own_line(trace: TracebackType | None) -> traceback.FrameSummary | None:
+    """The innermost line that belongs neither to the course nor to a library."""
+    own = [
+        frame
+        for frame in traceback.extract_tb(trace)
+        if not frame.filename.startswith(_FOREIGN) and linecache.getline(frame.filename, 1)
+    ]
+    return own[-1] if own else None
+
+
+def _takes(function: Answer, count: int) -> bool:
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:  # some built-in functions have no signature
+        return True
+    return True
+
+
+def _changed(before: Sequence[Any], after: Sequence[Any]) -> tuple[int, ...]:
+    return tuple(
+        i for i, (a, b) in enumerate(zip(before, after, strict=True)) if not _unchanged(a, b)
+    )
+
+
+def _unchanged(before: Any, after: Any) -> bool:
+    if isinstance(before, (list, tuple)):
+        return len(before) == len(after) and all(map(_unchanged, before, after))
+    if isinstance(before, Mapping):
+        return before.keys() == after.keys() and all(_unchanged(before[k], after[k]) for k in after)
+    a, b = numbers(before), numbers(after)
+    if a is not None and b is not None:
+        return bool(np.array_equal(a, b, equal_nan=True))
+    # Objects that cannot be compared count as unchanged.
+    comparable = any("__eq__" in vars(kind) for kind in type(before).__mro__[:-1])
+    return not comparable or bool(before == after)
+
+
+# --- the exercise --------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Exercise:
@@ -47,20 +225,34 @@ class Exercise:
         title: what to do, in a few words.
         solution: the right answer, as a function of the inputs.
         inputs: draws argument tuples from a random generator; fixed ones may be among them.
-            The default is one empty tuple, for an exercise that asks for a single value.
-        mistakes: wrong answers with their hints.
-        judge: for exercises with more than one right answer: takes what the answer returned and
-            then the inputs, and returns what is wrong with it, or None.
+            None for an exercise that asks for a single value, which no feedback gives away.
+        mistakes: wrong answers with their hints; at least four where there is a judge.
+        forms: right answers in another form (another sign convention, the other root). An answer
+            must agree with one of them, or with `solution`, on all inputs.
+        judge: for exercises with more right answers than can be listed: takes what the answer
+            returned and then the inputs, and returns what is wrong with it, or None. It is never
+            given nan or infinity. Its bounds are absolute, not taken from the answer.
+        observe: for results that are no plain data (a function, a network, a loss to be
+            differentiated): takes the result and then the arguments as the answer has left them,
+            and returns what is to be compared or judged, as plain data.
+        exact: whether the result must consist of whole numbers and Fractions.
+        keeps_inputs: whether the answer must leave its arguments as they were.
+        domain: for a symbolic answer, the intervals of its symbols, as for `decide`.
         rtol: relative tolerance of the comparison with `solution`.
         atol: absolute tolerance.
-        seconds: time limit for one input.
+        seconds: limit of the processor time of a whole check.
     """
 
     title: str
     solution: Answer
-    inputs: Callable[[np.random.Generator], Iterable[tuple[Any, ...]]] = lambda rng: [()]
+    inputs: Callable[[np.random.Generator], Iterable[tuple[Any, ...]]] | None = None
     mistakes: Sequence[Mistake] = ()
+    forms: Sequence[Answer] = ()
     judge: Callable[..., str | None] | None = None
+    observe: Callable[..., Any] | None = None
+    exact: bool = False
+    keeps_inputs: bool = False
+    domain: Mapping[sp.Symbol, tuple[Any, Any]] | None = None
     rtol: float = 1e-9
     atol: float = 1e-12
     seconds: float = 10
@@ -68,6 +260,9 @@ class Exercise:
 
     def check(self, answer: Any) -> Feedback:
         """Try an answer on fresh random inputs and say what is wrong with it, if anything.
+
+        The answer runs in a process of its own where that is possible (`run_forked`): whatever it
+        does, this returns, and nothing that it changes stays changed.
 
         Args:
             answer: a function of the exercise's inputs, or the value itself where there are
@@ -80,73 +275,281 @@ class Exercise:
         if answer is ...:
             return Feedback(title, None, ["not attempted yet"])
         function = answer if callable(answer) else (lambda *_: answer)
-        count = 0
-        for arguments in self.inputs(np.random.default_rng()):
-            try:
-                got = self._run(function, arguments)
-                if got is ...:
-                    return Feedback(title, None, ["not attempted yet"])
-                problems = self._limited_problems(got, arguments)
-            except TimeLimitExceeded:
-                problems = [f"no result within {self.seconds:g} s: is there an endless loop?"]
-            except Exception as error:
-                problems = [f"your code raised {type(error).__name__}: {_text(error, str)}"]
-            if problems:
-                return Feedback(title, False, [*self._input(arguments), *problems])
-            count += 1
-        if not count:
+        inputs = self.draw(np.random.default_rng())
+        reached = mmap.mmap(-1, 8)
+        try:
+            outcome = run_forked(lambda: self._trials(function, inputs, reached), self.seconds)
+        except (TimeLimitExceeded, ProcessDied) as error:
+            arguments = inputs[int.from_bytes(reached[:])]
+            lines = [*self._input(arguments), self._ended(error), *_prints(error.printed)]
+            return Feedback(title, False, lines)
+        return self._feedback(title, inputs, outcome)
+
+    def draw(self, rng: np.random.Generator) -> list[tuple[Any, ...]]:
+        """The inputs of one check.
+
+        Raises:
+            ValueError: if there are none: such a check could not fail.
+        """
+        inputs = list(self.inputs(rng)) if self.inputs is not None else [()]
+        if not inputs:
             raise ValueError(f"the exercise {self.title!r} draws no inputs")
-        return Feedback(title, True, ["right" if count == 1 else f"right on {count} inputs"])
+        return inputs
 
-    def _run(self, function: Answer, arguments: tuple[Any, ...]) -> Any:
+    def hint(self, number: int = 1) -> Feedback:
+        """A hint on request: a mistake that others have made, and why it is one.
+
+        Args:
+            number: which of the hints, from 1; beyond the last the first comes again.
+
+        Raises:
+            ValueError: if `number` is not positive.
+        """
+        if number < 1:
+            raise ValueError(f"number must be at least 1, got {number!r}")
+        title = f"{self.label}{self.title}"
+        if not self.mistakes:
+            return Feedback(title, None, ["there is no hint for this one"])
+        place = (number - 1) % len(self.mistakes)
+        mistake = self.mistakes[place]
+        count = f"hint {place + 1} of {len(self.mistakes)}"
+        return Feedback(title, None, [f"{count}, for who tries “{mistake.name}”: {mistake.hint}"])
+
+    # -- in the child
+
+    def _trials(
+        self, function: Answer, inputs: Sequence[tuple[Any, ...]], reached: mmap.mmap
+    ) -> list[Trial]:
+        trials: list[Trial] = []
+        for number, arguments in enumerate(inputs):
+            reached[:] = number.to_bytes(8)  # tells the parent where a killed answer was
+            trials.append(self._trial(function, arguments))
+            if trials[-1].problem:
+                break
+        return trials
+
+    def _trial(self, function: Answer, arguments: tuple[Any, ...]) -> Trial:
         private = copy.deepcopy(arguments)
-        return run_limited(lambda: function(*private), self.seconds)
+        try:
+            result = function(*private)
+        except BaseException as error:
+            return Trial(problem=_error_lines(error, function, len(arguments)))
+        try:
+            value = plain(self._observed(result, private))
+        except BaseException as error:
+            return Trial(problem=_unreadable(result, error))
+        return Trial(value, changed=_changed(arguments, private))
 
-    def _limited_problems(self, got: Any, arguments: tuple[Any, ...]) -> list[str]:
-        # Limited like the answer itself: what it returned may be a generator that never ends.
-        return run_limited(lambda: self._problems(got, arguments), 3 * self.seconds)
+    def _observed(self, result: Any, arguments: tuple[Any, ...]) -> Any:
+        if self.observe is None or result is ... or result is None:
+            return result
+        return self.observe(result, *arguments)
 
-    def _problems(self, got: Any, arguments: tuple[Any, ...]) -> list[str]:
-        """What is wrong with the result; empty if it is right."""
-        if got is None:
-            return ["got None: does the function return its result?"]
+    # -- in the parent
+
+    def _ended(self, error: Exception) -> str:
+        if isinstance(error, TimeLimitExceeded):
+            return f"no result within {self.seconds:g} s: is there an endless loop?"
+        return f"your code ended its process: {error}"
+
+    def _feedback(
+        self, title: str, inputs: list[tuple[Any, ...]], outcome: Outcome[list[Trial]]
+    ) -> Feedback:
+        prints = _prints(outcome.printed)
+        if outcome.failure is not None:
+            failure = outcome.failure
+            text = f"the result cannot be read ({failure.kind}: {failure.message})"
+            return Feedback(title, False, [*self._input(inputs[0]), text, *prints])
+        trials = outcome.result()
+        if any(trial.value is ... for trial in trials):
+            return Feedback(title, None, ["not attempted yet"])
+        for index, problems, hints in self._verdicts(inputs, trials):
+            lines = [*self._input(inputs[index]), *problems, *prints, *hints]
+            return Feedback(title, False, lines)
+        count = len(inputs)
+        right = "right" if count == 1 else f"right on {count} inputs"
+        return Feedback(title, True, [right, *prints])
+
+    def _verdicts(
+        self, inputs: list[tuple[Any, ...]], trials: list[Trial]
+    ) -> Iterable[tuple[int, list[str], list[str]]]:
+        """For each wrong input its number, what is wrong, and a hint."""
+        cases = self._cases(inputs, trials)
+        for index, trial in enumerate(trials):
+            if trial.problem:
+                yield index, list(trial.problem), []
+            elif problems := self._problems(trial, cases[index]):
+                yield index, problems, self._hints(cases, trials, index)
+
+    def _cases(self, inputs: list[tuple[Any, ...]], trials: list[Trial]) -> list[Case]:
+        """The results beside the right ones, in the form that fits the most of them."""
+        tries = [(a, t.value) for a, t in zip(inputs, trials, strict=False) if not t.problem]
         if self.judge is not None:
-            try:
-                problem = self.judge(got, *copy.deepcopy(arguments))
-            except Exception as error:
-                problem = f"the result {_show(got)} is of the wrong kind ({error})"
-            problems = [problem] if problem else []
-        else:
-            expected = self._run(self.solution, arguments)
-            right = same(got, expected, self.rtol, self.atol)
-            problems = [] if right else [f"expected {_show(expected)}", f"got      {_show(got)}"]
-        return problems + self._hint(got, arguments) if problems else []
+            return [Case(arguments, got, None) for arguments, got in tries]
+        forms = [
+            [Case(a, got, self._result(form, a)) for a, got in tries]
+            for form in (self.solution, *self.forms)
+        ]
+        if len(forms) == 1:
+            return forms[0]
+        return max(forms, key=lambda cases: sum(self._wrong(case) is None for case in cases))
 
-    def _hint(self, got: Any, arguments: tuple[Any, ...]) -> list[str]:
-        """The hint of the mistake that gives this very result, or else one near it."""
-        answers = []
-        for mistake in self.mistakes:
-            try:
-                answers.append((mistake.hint, self._run(mistake.answer, arguments)))
-            except Exception:
-                continue
+    def _result(self, answer: Answer, arguments: tuple[Any, ...]) -> Any:
+        private = copy.deepcopy(arguments)
+        return plain(self._observed(answer(*private), private))
+
+    def _problems(self, trial: Trial, case: Case) -> list[str]:
+        """What is wrong with a result; empty if it is right."""
+        if trial.value is None:
+            return ["got None: does the function return its result?"]
+        problem = self._judged(case) if self.judge is not None else self._wrong(case)
+        if problem is None and self.keeps_inputs and trial.changed:
+            names = ", ".join(self._names(len(case.arguments))[i] for i in trial.changed)
+            return [f"the result is right, but your function has changed its input: {names}"]
+        return [] if problem is None else list(problem)
+
+    def _judged(self, case: Case) -> Sequence[str] | None:
+        if not _is_finite(case.got):
+            return [f"the result holds nan or infinity: {_show(case.got)}"]
+        assert self.judge is not None
+        try:
+            problem = self.judge(case.got, *copy.deepcopy(case.arguments))
+        except Exception as error:
+            return [f"the result {_show(case.got)} is of the wrong kind ({_text(error, str)})"]
+        return None if problem is None else [problem]
+
+    def _wrong(self, case: Case) -> Sequence[str] | None:
+        """What differs from the right result, or None."""
+        if isinstance(case.expected, _FORMULA):
+            return self._wrong_formula(case)
+        near = same(case.got, case.expected, self.rtol, self.atol)
+        if near and self.exact and not _is_exact(case.got):
+            return [
+                f"got {_show(case.got)}, which is no exact number: whole numbers and Fractions are "
+                "asked for, in every step"
+            ]
+        if near and (not self.exact or same(case.got, case.expected, 0, 0)):
+            return None
+        if self.inputs is None:
+            return [f"{_show(case.got)} is not it"]
+        expected, got = _shown_apart(case.expected, case.got)
+        return [f"expected {expected}", f"got      {got}"]
+
+    def _wrong_formula(self, case: Case) -> Sequence[str] | None:
+        try:
+            got, expected = _sides(case.got, case.expected)
+        except (TypeError, ValueError) as error:
+            return [str(error)]
+        verdict = decide(got, expected, self.domain, self.seconds)
+        if verdict.outcome == "equal":
+            return None
+        line = _Formula.of("got      ", got)
+        if verdict.counterexample is not None:
+            return [line, f"it is not equal to the right formula: {verdict.counterexample}"]
+        return [line, "it could not be decided whether that is right: can you simplify it?"]
+
+    def _hints(self, cases: list[Case], trials: list[Trial], index: int) -> list[str]:
+        """The hint of the mistake that gives these very results, or else a diagnosis."""
+        if trials[index].value is None:
+            return []
+        hint = self._named(cases, index)
+        if hint is None and self.judge is None:
+            names = self._names(len(cases[index].arguments))
+            check = Check(cases, index, self._solve, names, self.rtol, self.atol)
+            hint = _diagnosed(check)
+        if hint is None and any(trial.changed for trial in trials):
+            hint = "your function changes its arguments in place: work on copies."
+        return [] if hint is None else [f"hint: {hint}"]
+
+    def _solve(self, *arguments: Any) -> Any:
+        return self._result(self.solution, arguments)
+
+    def _named(self, cases: list[Case], index: int) -> str | None:
         # Nearly is not enough at once: another mistake's result may be close to it by chance.
         for rtol, atol in ((1e-9, 1e-12), (self.rtol, self.atol)):
-            for hint, wrong in answers:
-                if same(got, wrong, rtol, atol):
-                    return [f"hint: {hint}"]
-        return []
+            for mistake in self.mistakes:
+                # The wrong input first: it rules out most; one input alone may fit by chance.
+                if all(self._fits(mistake, c, rtol, atol) for c in (cases[index], *cases)):
+                    return mistake.hint
+        return None
 
-    def _input(self, arguments: tuple[Any, ...]) -> list[str]:
-        if not arguments:
-            return []
+    def _fits(self, mistake: Mistake, case: Case, rtol: float, atol: float) -> bool:
+        try:
+            wrong = self._result(mistake.answer, case.arguments)
+            if isinstance(wrong, _FORMULA):
+                sides = _sides(case.got, wrong)
+                return decide(*sides, self.domain, _DIAGNOSIS_SECONDS).outcome == "equal"
+        except Exception:  # it does not work for this input, and nor would the student's
+            return False
+        return _same_or_nan(case.got, wrong, rtol, atol)
+
+    def _names(self, count: int) -> list[str]:
         try:
             names = list(inspect.signature(self.solution).parameters)
         except ValueError:  # some built-in functions have none
             names = []
-        names += [f"argument {i + 1}" for i in range(len(names), len(arguments))]
-        shown = (f"{n} = {_show(a)}" for n, a in zip(names, arguments, strict=False))
+        return names[:count] + [f"argument {i + 1}" for i in range(len(names), count)]
+
+    def _input(self, arguments: tuple[Any, ...]) -> list[str]:
+        if not arguments:
+            return []
+        names = self._names(len(arguments))
+        shown = (f"{n} = {_show(a)}" for n, a in zip(names, arguments, strict=True))
         return [f"for {', '.join(shown)}:"]
+
+
+def _sides(got: Any, expected: Any) -> tuple[Any, Any]:
+    """Both as sides of an equation, in the same symbols.
+
+    The student may have made the symbols himself, without their assumptions.
+    """
+    left, right = as_side(got, "the answer"), as_side(expected, "the solution")
+    named = {symbol.name: symbol for symbol in right.free_symbols}
+    return left.subs({s: named[s.name] for s in left.free_symbols if s.name in named}), right
+
+
+def _diagnosed(check: Check) -> str | None:
+    # It tries the solution on arguments for which that was not made, and must not hang on them.
+    try:
+        return run_forked(lambda: diagnose(check), _DIAGNOSIS_SECONDS).value
+    except (TimeLimitExceeded, ProcessDied):
+        return None
+
+
+def _unreadable(result: Any, error: BaseException) -> tuple[str, ...]:
+    place = _own_line(error.__traceback__)
+    where = () if place is None else (f"in line {place.lineno}: {place.line}",)
+    text = f"{type(error).__name__}: {_clipped(_text(error, str))}"
+    return (f"the result, a {type(result).__name__}, is of the wrong kind ({text})", *where)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a result holds no nan and no infinity."""
+    if isinstance(value, (tuple, list, set)):
+        return all(map(_is_finite, value))
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    found = numbers(value)
+    return found is None or bool(np.isfinite(found).all())
+
+
+def _is_exact(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_exact, value))
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "iu"
+    return isinstance(value, (Rational, np.integer)) and not isinstance(value, bool)
+
+
+def _same_or_nan(got: Any, wrong: Any, rtol: float, atol: float) -> bool:
+    """Whether a result is a mistake's, which may hold nan."""
+    a, b = numbers(got), numbers(wrong)
+    if a is None or b is None or a.shape != b.shape or isinstance(got, Rational):
+        return same(got, wrong, rtol, atol)
+    return bool(np.allclose(a, b, rtol, atol, equal_nan=True))
+
+
+# --- the exercises of an article ---------------------------------------------------------------
 
 
 def exercise(article: str, number: int) -> Exercise:
@@ -185,44 +588,44 @@ def exercises_of(article: str) -> dict[int, Exercise]:
     }
 
 
-def same(got: Any, expected: Any, rtol: float, atol: float) -> bool:
-    """Whether two results are equal: numbers within tolerance, arrays also in shape.
-
-    `nan` equals `nan`. Tuples and lists of results are compared entry by entry.
-    """
-    try:
-        if isinstance(expected, (tuple, list)):
-            pairs = zip(got, expected, strict=True)
-            return all(same(a, b, rtol, atol) for a, b in pairs)
-        if isinstance(got, _EXACT) and isinstance(expected, _EXACT):
-            allowed = Fraction(atol) + Fraction(rtol) * abs(Fraction(expected))
-            return bool(abs(Fraction(got) - Fraction(expected)) <= allowed)
-        a, b = _as_array(got), _as_array(expected)
-        return a.shape == b.shape and bool(np.allclose(a, b, rtol, atol, equal_nan=True))
-    except Exception:  # whatever a student's object does when it is read as numbers
-        return False
+# --- how values are shown ------------------------------------------------------------------------
 
 
-def _as_array(value: Any) -> Any:
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
-    array = np.asarray(value)
-    return array.astype(float) if array.dtype == object else array
+def _shown_apart(expected: Any, got: Any) -> tuple[str, str]:
+    """Both values, with as many digits as it takes to tell them apart."""
+    texts = _show(expected), _show(got)
+    return texts if texts[0] != texts[1] else (_show(expected, 17), _show(got, 17))
 
 
-def _show(value: Any) -> str:
+def _show(value: Any, digits: int = 10) -> str:
     if isinstance(value, Fraction):
         return _text(value, str)
-    if isinstance(value, float):
-        return f"{value:.10g}"
-    if hasattr(value, "detach"):
-        with contextlib.suppress(Exception):
-            value = value.detach().cpu().numpy()
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.{digits}g}"
+    fewer = max(6, digits - 4)
+    if type(value) in (list, tuple) and len(value) <= 12:
+        inner = ", ".join(_show(v, fewer) for v in value)
+        return _clipped(f"[{inner}]" if isinstance(value, list) else f"({inner})")
+    with contextlib.suppress(Exception):  # of some tensors there is no array
+        value = value.detach().cpu().numpy()
     if isinstance(value, np.ndarray):
         shape = f" (shape {value.shape})" if value.ndim else ""
-        return np.array2string(value, precision=6, threshold=12).replace("\n", "") + shape
-    text = _text(value, repr)
-    return text if len(text) <= 200 else text[:200] + " …"
+        text = np.array2string(value, precision=fewer, threshold=12).replace("\n", "")
+        return _clipped(text) + shape
+    return _clipped(_text(value, repr))
+
+
+def _prints(printed: str) -> list[str]:
+    lines = printed.splitlines()
+    if not lines:
+        return []
+    rest = len(lines) - _PRINTED_LINES
+    shown = [f"    {_clipped(line)}" for line in lines[:_PRINTED_LINES]]
+    return ["you printed:", *shown, *([f"    … and {rest} more lines"] if rest > 0 else [])]
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= _LINE_LENGTH else text[:_LINE_LENGTH] + " …"
 
 
 def _text(value: Any, form: Callable[[Any], str]) -> str:

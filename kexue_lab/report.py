@@ -8,8 +8,27 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from kexue_lab.explore import measure_explorers, save_frames
 from kexue_lab.ledger import Claim
+
+
+def reference_ms(rounds: int = 5) -> float:
+    """Time a fixed load, in milliseconds of processor time: the unit in which speeds compare.
+
+    It sorts, multiplies and loops; a machine that is twice as slow takes twice as long.
+    """
+    times = []
+    for _ in range(rounds):
+        start = time.process_time()
+        matrix = np.random.default_rng(0).standard_normal((200, 200))
+        for _ in range(8):
+            matrix = np.sort(matrix @ matrix, axis=0)
+            matrix /= abs(matrix).max()
+        sum(i * i for i in range(100_000))
+        times.append(1e3 * (time.process_time() - start))
+    return min(times)
 
 
 def write_report(article: str, claims: Sequence[Claim], directory: Path) -> None:
@@ -30,6 +49,7 @@ def write_report(article: str, claims: Sequence[Claim], directory: Path) -> None
         "article": article,
         "claims": [asdict(claim) for claim in claims],
         "cpu_seconds": round(cpu_seconds, 2),
+        "reference_ms": round(reference_ms(), 2),
         "explorers": measure_explorers(),
     }
     # Another run of the same notebook may be writing: finish apart, then change places.

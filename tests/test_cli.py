@@ -86,9 +86,9 @@ def test_list_shows_every_article_and_its_state(capsys):
     for article in REAL.values():
         (line,) = [li for li in out.splitlines() if f" {article.name.split('/')[1]} " in li]
         assert article.title in line
-        assert ("planned" in line) is not article.finished
-    done = sum(a.finished for a in REAL.values())
-    assert out.splitlines()[-1] == f"{done} finished, {38 - done} planned"
+        assert line.split()[0] == article.state
+    counts = [sum(a.state == s for a in REAL.values()) for s in ("lesson", "landed", "planned")]
+    assert out.splitlines()[-1] == "{} lesson, {} landed, {} planned".format(*counts)
     assert [li for li in out.splitlines() if li in SERIES] == list(SERIES)
 
 

@@ -1,9 +1,11 @@
 """Exercises: the right answer passes, and whatever a student hands in is judged."""
 
 import math
+import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -12,8 +14,8 @@ import sympy as sp
 import torch
 
 from kexue_lab import exercises as exercises_module
-from kexue_lab.exercises import Exercise, Feedback, Mistake, exercise, exercises_of, same
-from kexue_lab.limits import TimeLimitExceeded, run_limited
+from kexue_lab.exercises import Exercise, Feedback, Mistake, exercise, exercises_of
+from kexue_lab.limits import TimeLimitExceeded, can_fork, run_limited
 
 DOUBLE = Exercise(
     "Double it",
@@ -84,11 +86,9 @@ def test_a_named_mistake_gets_its_hint():
 
 
 def test_inputs_are_fresh_at_every_check():
-    seen = []
-    DOUBLE.check(lambda number: seen.append(number) or 2 * number)
-    DOUBLE.check(lambda number: seen.append(number) or 2 * number)
-    assert seen[0] == seen[5] == 3
-    assert set(seen[1:5]).isdisjoint(seen[6:])
+    first, second = (repr(DOUBLE.check(lambda number: number == 3 and 6)) for _ in range(2))
+    assert "for number = 3:" not in first + second
+    assert first != second
 
 
 def endless(number):
@@ -119,7 +119,7 @@ def recurses(number):
         (recurses, "your code raised RecursionError"),
         (endless, "no result within 0.5 s: is there an endless loop?"),
         (swallows, "no result within 0.5 s"),
-        (lambda number: time.sleep(2), "no result within 0.5 s"),
+        (lambda number: time.sleep(100), "no result within 0.5 s"),
         (None, "got None: does the function return its result?"),
         (lambda number: None, "got None: does the function return its result?"),
         (lambda number: math.nan, "got      nan"),
@@ -255,7 +255,7 @@ def test_any_function_serves_as_a_solution(solution, arguments, shown):
     assert shown in text(feedback)
 
 
-# --- a judge in place of one solution ----------------------------------------------------------
+# --- a judge in place of one solution ------------------------------------------------------------
 
 ROOT = Exercise(
     "Any root",
@@ -288,43 +288,223 @@ def test_what_the_judge_cannot_read_is_of_the_wrong_kind(result):
     assert "is of the wrong kind" in text(feedback)
 
 
-# --- comparison --------------------------------------------------------------------------------
+# --- other forms, exactness, inputs that must stay, results that are no data ---------------------
+
+ROOTS = Exercise(
+    "A root",
+    solution=lambda square, name: math.sqrt(square),
+    forms=[lambda square, name: -math.sqrt(square)],
+    inputs=lambda rng: [(4.0, "a"), (9.0, "b")],
+)
 
 
+def test_either_form_is_right_but_not_a_mixture():
+    assert ROOTS.check(lambda square, name: math.sqrt(square)).passed
+    assert ROOTS.check(lambda square, name: -math.sqrt(square)).passed
+    mixed = ROOTS.check(lambda square, name: math.sqrt(square) * (1 if name == "a" else -1))
+    assert mixed.passed is False
+
+
+THIRD = Exercise(
+    "A third",
+    solution=lambda n: Fraction(n, 3),
+    inputs=lambda rng: [(1,), (5,), (6,)],
+    exact=True,
+)
+
+
+def test_exact_numbers_are_asked_for():
+    assert THIRD.check(lambda n: Fraction(n, 3)).passed
+    assert THIRD.check(lambda n: sp.Rational(n, 3)).passed
+    for inexact in (lambda n: n / 3, lambda n: np.float64(n / 3), lambda n: Fraction(n / 3)):
+        assert THIRD.check(inexact).passed is False
+    assert "no exact number" in text(THIRD.check(lambda n: n / 3 if n == 6 else Fraction(n, 3)))
+
+
+KEEPS = Exercise(
+    "Sort it",
+    solution=lambda values: np.sort(values),
+    inputs=lambda rng: [(np.array([3.0, 1.0, 2.0]),)],
+    keeps_inputs=True,
+)
+
+
+def test_inputs_must_stay_where_that_is_asked():
+    def in_place(values):
+        values.sort()
+        return values
+
+    assert KEEPS.check(np.sort).passed
+    assert "has changed its input: values" in text(KEEPS.check(in_place))
+    assert replace(KEEPS, keeps_inputs=False).check(in_place).passed
+
+
+LINE = Exercise(
+    "A line through two points",
+    solution=lambda a, b: lambda x: a + (b - a) * x,
+    inputs=lambda rng: [tuple(rng.normal(size=2)) for _ in range(3)],
+    observe=lambda line, a, b: [line(x) for x in (0.0, 0.3, 1.0, 4.0)],
+)
+
+
+def test_a_returned_function_is_sampled_where_it_was_made():
+    assert LINE.check(lambda a, b: lambda x: (1 - x) * a + x * b).passed
+    assert "the sign is wrong" in text(LINE.check(lambda a, b: lambda x: -a - (b - a) * x))
+    assert "of the wrong kind" in text(LINE.check(lambda a, b: a + b))
+    assert "in line" in text(LINE.check(lambda a, b: lambda x: x / 0))
+
+
+def symbols_of():
+    return sp.symbols("a b", positive=True)
+
+
+FORMULA = Exercise(
+    "A square",
+    solution=lambda a, b: (a + b) ** 2,
+    inputs=lambda rng: [symbols_of()],
+    mistakes=[Mistake("no mixed term", lambda a, b: a**2 + b**2, "2ab is missing")],
+)
+
+
+def test_formulas_are_compared_as_formulas():
+    assert FORMULA.check(lambda a, b: a**2 + 2 * a * b + b**2).passed
+    assert FORMULA.check(lambda a, b: sp.exp(2 * sp.log(a + b))).passed
+    bare = sp.symbols("a b")
+    assert FORMULA.check(lambda a, b: (bare[0] + bare[1]) ** 2).passed
+    wrong = text(FORMULA.check(lambda a, b: b**2 + a * a))
+    assert "it is not equal to the right formula" in wrong
+    assert wrong.endswith("hint: 2ab is missing")
+    for nonsense in (lambda a, b: 0.5 * a, lambda a, b: "a", lambda a, b: sp.nan):
+        assert FORMULA.check(nonsense).passed is False
+
+
+# --- what harms: the check returns, and nothing stays changed ------------------------------------
+
+
+class Endless(Exception):
+    def __str__(self):
+        while True:
+            pass
+
+
+def raises_endlessly(number):
+    raise Endless
+
+
+def swallows_everything(number):
+    while True:
+        try:
+            while True:
+                pass
+        except BaseException:
+            continue
+
+
+needs_fork = pytest.mark.skipif(not can_fork(), reason="no process can be forked here")
+
+
+@needs_fork
 @pytest.mark.parametrize(
-    ("got", "expected", "equal"),
+    ("answer", "part"),
     [
-        (1.0, 1.0 + 1e-10, True),
-        (1.0, 1.0 + 1e-6, False),
-        (math.nan, math.nan, True),
-        (math.nan, 1.0, False),
-        ([1, 2], np.array([1.0, 2.0]), True),
-        (torch.tensor([1.0]), [1.0], True),
-        ([1.0], 1.0, False),
-        ([1.0, 2.0], [1.0], False),
-        ([1.0], [1.0, 2.0], False),
-        ((1.0, [2.0, 3.0]), (1.0, np.array([2.0, 3.0])), True),
-        ((1.0, 2.0), ([1.0], 2.0), False),
-        (Fraction(1, 3), Fraction(2, 6), True),
-        (np.ones((2, 2)), np.ones(4), False),
-        ("text", 1.0, False),
-        (None, 1.0, False),
-        (True, 1, True),
-        (1, (1,), False),
+        (lambda number: os._exit(0), "your code ended its process"),
+        (lambda number: os.abort(), "your code ended its process"),
+        (lambda number: 7**7**9, "no result within 0.5 s"),
+        (raises_endlessly, "no result within 0.5 s"),
+        (swallows_everything, "no result within 0.5 s"),
+        (lambda number: bytearray(4 * 1024**3), "MemoryError"),
     ],
 )
-def test_same(got, expected, equal):
-    assert same(got, expected, 1e-9, 1e-12) is equal
+def test_what_would_end_the_kernel_only_ends_the_check(answer, part):
+    feedback = DOUBLE.check(answer)
+    assert feedback.passed is False
+    assert "for number = 3:" in text(feedback)
+    assert part in text(feedback)
 
 
-def test_exact_comparison_of_large_integers():
-    assert same(10**400, 10**400, 0, 0)
-    assert not same(10**400 + 1, 10**400, 0, 0)
-    assert not same(2**60 + 1, 2**60, 0, 0)
-    assert not same([2**60 + 1], [2**60], 0, 0)
+@needs_fork
+def test_the_input_that_hangs_is_named():
+    assert "for number = 3:" not in text(DOUBLE.check(lambda n: 6 if n == 3 else 7**7**9))
 
 
-# --- the exercises of an article ---------------------------------------------------------------
+@needs_fork
+def test_nothing_that_an_answer_patches_stays_patched():
+    def patches(number):
+        np.allclose = lambda *_, **__: True
+        math.pi = 3
+        torch.set_default_dtype(torch.float64)
+        return -1.0
+
+    assert DOUBLE.check(patches).passed is False
+    assert DOUBLE.check(lambda number: -1.0).passed is False
+    assert np.allclose(1, 2) is False
+    assert math.pi > 3
+    assert torch.get_default_dtype() == torch.float32
+
+
+# --- what the student sees -----------------------------------------------------------------------
+
+
+def test_the_line_that_raised_and_the_prints_are_shown():
+    def halves(number):
+        print("number is", number)
+        return number / (number - number)
+
+    feedback = text(DOUBLE.check(halves))
+    assert "your code raised ZeroDivisionError" in feedback
+    assert "return number / (number - number)" in feedback
+    assert "you printed:\n        number is 3" in feedback
+
+
+def test_long_prints_are_clipped():
+    def chatters(number):
+        for _ in range(1000):
+            print("x" * 1000)
+
+    assert len(text(DOUBLE.check(chatters))) < 4000
+
+
+def test_an_undefined_name_is_told_to_run_the_cells_above():
+    def uses(number):
+        return undefined_name * 2  # noqa: F821
+
+    assert "run the cells above" in text(DOUBLE.check(uses))
+
+
+def test_a_wrong_number_of_arguments_is_explained():
+    assert "the function is called with 1 arguments" in text(DOUBLE.check(lambda a, b: 1))
+
+
+def test_values_that_look_alike_are_shown_with_all_their_digits():
+    lines = DOUBLE.check(lambda number: 2 * number * (1 + 1e-8)).lines
+    assert lines[1].split()[-1] != lines[2].split()[-1]
+
+
+def test_a_hint_on_request():
+    assert "twice is not squared" in text(DOUBLE.hint(2))
+    assert text(DOUBLE.hint(4)) == text(DOUBLE.hint(2))
+    assert "no hint" in text(VALUE.hint())
+    with pytest.raises(ValueError, match="number must be at least 1"):
+        DOUBLE.hint(0)
+
+
+def test_only_jupyterlab_gets_colours(monkeypatch):
+    feedback = DOUBLE.check(lambda n: n * n)
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    assert feedback._repr_mimebundle_() == {"text/plain": text(feedback)}
+    monkeypatch.setenv("JPY_SESSION_NAME", "em.ipynb")
+    page = feedback._repr_mimebundle_()["text/html"]
+    assert "twice is not squared" in page
+    assert "#b3261e" in page
+    assert "<script>" not in DOUBLE.check(lambda n: "<script>").html()
+
+
+def test_formulas_are_typeset():
+    page = FORMULA.check(lambda a, b: a / b).html()
+    assert r"$\frac{a}{b}$" in page
+
+
+# --- the exercises of an article -----------------------------------------------------------------
 
 
 def test_exercises_are_numbered_from_one():

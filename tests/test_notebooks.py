@@ -99,6 +99,15 @@ def test_only_tags_stay_of_the_metadata():
     assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
 
 
+def test_code_that_may_be_skipped_is_folded():
+    notebook = sample()
+    notebook.cells[2].metadata = {"tags": ["hide-input"], "jupyter": {"outputs_hidden": True}}
+    folded = normalise(notebook).cells[2].metadata
+    assert folded == {"tags": ["hide-input"], "jupyter": {"source_hidden": True}}
+    folded.tags = ["other"]
+    assert normalise(notebook).cells[2].metadata == {"tags": ["other"]}
+
+
 def test_sources_and_attachments_stay():
     notebook = sample()
     notebook.cells[0].attachments = {"a.png": {"image/png": "aGVsbG8="}}

@@ -19,23 +19,32 @@ from kexue_lab.exercises import Exercise, Mistake
 Inputs = Iterator[tuple[Any, ...]]
 
 
-class NoSquare(Tensor):
-    """A tensor whose operations refuse to make a matrix of n by n weights."""
+class Watched(Tensor):
+    """A tensor that refuses matrices of n by n weights, and a loop over n tokens."""
 
     limit = 2_000_000
+    operations = 1_500
+    done = 0
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "NoSquare":
-        return self.clone().as_subclass(NoSquare)
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Watched":
+        Watched.done = 0
+        return self.clone().as_subclass(Watched)
 
     @classmethod
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         result: Any = super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
+        Watched.done += 1
         if isinstance(result, Tensor) and Tensor.numel(result) > cls.limit:
             raise MemoryError(
                 f"a tensor of shape {tuple(result.shape)} was made; "
                 "find an order of multiplication that needs no n by n matrix"
+            )
+        if Watched.done > cls.operations:
+            raise TimeoutError(
+                f"more than {cls.operations} operations on tensors: "
+                "a loop over single tokens is slow; treat whole blocks of them at once"
             )
         return result
 
@@ -48,7 +57,7 @@ def _attention_inputs(rng: np.random.Generator) -> Inputs:
     for _ in range(4):
         n, d, dv = (int(size) for size in rng.integers(2, 9, 3))
         yield _randn(rng, n, d), _randn(rng, n, d), _randn(rng, n, dv)
-    long = [_randn(rng, 8_000, size).as_subclass(NoSquare) for size in (4, 4, 3)]
+    long = [_randn(rng, 8_000, size).as_subclass(Watched) for size in (4, 4, 3)]
     yield tuple(long)
 
 
@@ -74,6 +83,8 @@ def _chunk_inputs(rng: np.random.Generator) -> Inputs:
         D, dv = (int(size) for size in rng.integers(2, 6, 2))
         features = (elu_feature_map(_randn(rng, n, D)) for _ in range(2))
         yield *features, _randn(rng, n, dv), chunk_size
+    long = [_randn(rng, 4_000, size).exp().as_subclass(Watched) for size in (4, 4, 3)]
+    yield *long, 250
 
 
 def _causal(phi_q: Tensor, phi_k: Tensor, v: Tensor, chunk_size: int) -> Tensor:
@@ -100,6 +111,14 @@ def _chunks_with(
     return sums[:, :-1] / sums[:, -1:]
 
 
+def _strict(phi_q: Tensor, phi_k: Tensor, v: Tensor) -> Tensor:
+    """Each token sees the earlier ones only, so the first sees none: 0/0."""
+    products = phi_k[:, :, None] * torch.cat([v, torch.ones_like(v[:, :1])], -1)[:, None]
+    before = products.cumsum(0) - products
+    sums = (phi_q[:, :, None] * before).sum(1)
+    return sums[:, :-1] / sums[:, -1:]
+
+
 def _feature_inputs(rng: np.random.Generator) -> Inputs:
     for _ in range(4):
         n, d = (int(size) for size in rng.integers(2, 7, 2))
@@ -107,7 +126,9 @@ def _feature_inputs(rng: np.random.Generator) -> Inputs:
 
 
 def _judge_features(got: Any, q: Tensor, k: Tensor) -> str | None:
-    phi_q, phi_k = got
+    phi_q, phi_k = (torch.as_tensor(part) for part in got)
+    if phi_q.shape[:-1] != q.shape[:-1] or phi_k.shape[:-1] != k.shape[:-1]:
+        return f"features need one row a token, got {tuple(phi_q.shape)}, {tuple(phi_k.shape)}"
     v = torch.eye(len(k), dtype=k.dtype)
     weights = linear_attention(phi_q, phi_k, v, feature_map=None)
     exact = efficient_attention(q, k, v)
@@ -120,6 +141,7 @@ def _judge_features(got: Any, q: Tensor, k: Tensor) -> str | None:
 def _rank_inputs(rng: np.random.Generator) -> Inputs:
     yield 6, 1, 3
     yield 8, 3, 2
+    yield 9, 5, 6
     for _ in range(5):
         n = int(rng.integers(5, 15))
         yield n, int(rng.integers(1, n - 1)), int(rng.integers(2, n - 1))
@@ -167,6 +189,11 @@ EXERCISES = (
                 lambda q, k, v: v.sum(0) + _unit(q) @ (_unit(k).mT @ v),
                 "this is the numerator; divide by the sum of the weights.",
             ),
+            Mistake(
+                "divided by n",
+                lambda q, k, v: (v.sum(0) + _unit(q) @ (_unit(k).mT @ v)) / len(k),
+                "the weights of a query add up to n + q̂·Σk̂, not to n.",
+            ),
         ),
     ),
     Exercise(
@@ -188,6 +215,12 @@ EXERCISES = (
                 "the last, short chunk is missing",
                 lambda q, k, v, c: _causal(q, k, v, c)[: len(v) // c * c],
                 "n need not be a multiple of chunk_size: the last chunk may be shorter.",
+            ),
+            Mistake(
+                "a strict triangle",
+                lambda q, k, v, c: _strict(q, k, v),
+                "a token sees itself, too: the triangle includes its diagonal. The first token "
+                "has no other.",
             ),
         ),
     ),
@@ -212,6 +245,11 @@ EXERCISES = (
                 lambda q, k: (q.softmax(-1) * k.exp().sum(0), k.exp()),
                 "divide by Z_c: the weights of channel c must add up to 1.",
             ),
+            Mistake(
+                "softmax of Q over the sequence",
+                lambda q, k: (q.softmax(0) / k.exp().sum(0), k.exp()),
+                "the softmax of Q runs over the channels of each query.",
+            ),
         ),
     ),
     Exercise(
@@ -231,6 +269,16 @@ EXERCISES = (
                 "no mask cuts through the block below the diagonal: it is a product of thin "
                 "matrices.",
             ),
+            Mistake(
+                "n - m forgotten",
+                lambda n, D, m: (min(n, D), n, min(D, m)),
+                "the block has n − m rows: its rank is no more than that.",
+            ),
+            Mistake(
+                "the block taken for D",
+                lambda n, D, m: (min(n, D), n, D),
+                "the block is n − m by m: it may be smaller than D.",
+            ),
         ),
     ),
     Exercise(
@@ -247,6 +295,11 @@ EXERCISES = (
                 "no square",
                 lambda q, k, error: math.ceil(math.expm1(float(np.sum((q + k) ** 2))) / error),
                 "the standard error falls like 1/√m: set the variance / m equal to error².",
+            ),
+            Mistake(
+                "the exponential alone",
+                lambda q, k, error: math.ceil(math.exp(float(np.sum((q + k) ** 2))) / error**2),
+                "a variance is the mean square minus the square of the mean: e^{|q+k|²} − 1.",
             ),
         ),
         rtol=0,

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -42,22 +43,22 @@ def serve(article: Article, port: int, browser: bool) -> NoReturn:
 
 
 def app_notebook(article: Article) -> Any:
-    """The article's section "Explore": its text, and its explorers without their code."""
+    """The article's explorers without their code, each below the text that asks its question."""
     title = f"# {article.title}\n\n*{article.title_zh}* · [source]({article.source})"
     cells = [new_markdown_cell(title), new_code_cell(_START.format(name=article.name))]
-    inside = False
+    question = ""
     for cell in nbformat.read(notebook_path(article.name), as_version=4).cells:
         if cell.cell_type == "markdown":
-            before, heading, _ = cell.source.partition("## Exercises")
-            if "## Explore" in before:
-                inside, before = True, before[before.index("## Explore") :]
-            if inside:
-                cells.append(new_markdown_cell(before))
-            if heading:
-                break
-        elif inside and "explore(" in cell.source:
-            cells.append(new_code_cell("next(explorers)"))
+            question = _from_last_heading(cell.source)
+        elif "explore(" in cell.source:
+            cells += [new_markdown_cell(question), new_code_cell("next(explorers)")]
     return normalise(new_notebook(cells=cells))
+
+
+def _from_last_heading(text: str) -> str:
+    """The end of a cell that may begin with what belongs to the section before."""
+    headings = [match.start() for match in re.finditer(r"^#+ ", text, re.MULTILINE)]
+    return text[headings[-1] :] if headings else text
 
 
 def run_silently(name: str) -> list[Explorer]:
@@ -66,7 +67,7 @@ def run_silently(name: str) -> list[Explorer]:
     os.chdir(path.parent)
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code" and "exercise(" not in cell.source:
+        if cell.cell_type == "code" and ").check(" not in cell.source:
             with capture_output():
                 exec(compile(cell.source, str(path), "exec"), namespace)
                 plt.close("all")  # else they would be shown at the end of the cell

@@ -1,8 +1,9 @@
-"""The command `kexue-lab`: list, open, run, app, new, refresh."""
+"""The command `kexue-lab`: list, open, run, record, app, new, refresh."""
 
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -59,6 +60,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     running.set_defaults(command=_run)
 
+    recording = commands.add_parser(
+        "record", help="run articles over many seeds and store what their experiments gave"
+    )
+    recording.add_argument("articles", nargs="+", metavar="ARTICLE")
+    recording.add_argument("--seeds", type=int, default=20, help="how many (default: %(default)s)")
+    recording.add_argument("--scale", choices=("cpu", "gpu"), default="cpu")
+    recording.add_argument(
+        "--workers", type=int, default=2, help="notebooks at once (default: %(default)s)"
+    )
+    recording.set_defaults(command=_record)
+
     serving = commands.add_parser("app", help="serve an article's explorers as a page (Voilà)")
     serving.add_argument("article", metavar="ARTICLE")
     serving.add_argument("--port", type=int, default=8866, help="default: %(default)s")
@@ -81,10 +93,11 @@ def _list(_options: argparse.Namespace) -> int:
     for series in SERIES:
         print(series)
         for article in (a for a in articles if a.series == series):
-            state = f"{article.seconds:>4} s" if article.finished else "planned"
-            print(f"  {state:>7}  {article.name.split('/')[1]:<28} {article.title}")
-    done = sum(article.finished for article in articles)
-    print(f"{done} finished, {len(articles) - done} planned")
+            seconds = f"{article.seconds} s" if article.finished else ""
+            slug = article.name.split("/")[1]
+            print(f"  {article.state:<8}{seconds:>5}  {slug:<28} {article.title}")
+    counts = Counter(article.state for article in articles)
+    print(", ".join(f"{counts[state]} {state}" for state in ("lesson", "landed", "planned")))
     return 0
 
 
@@ -177,6 +190,29 @@ def _write_html(notebook: Path) -> Path:
     page = notebook.with_suffix(".html")
     page.write_text(body, "utf8")
     return page
+
+
+def _record(options: argparse.Namespace) -> int:
+    from kexue_lab.course.record import rarely_held, record
+
+    for name in ("seeds", "workers"):
+        if getattr(options, name) < 1:
+            raise _Failure(f"--{name} must be at least 1, got {getattr(options, name)}")
+    status = 0
+    for article in [_finished(name) for name in options.articles]:
+        print(article.name, flush=True)
+        rows = record(
+            article.name,
+            range(options.seeds),
+            scale=options.scale,
+            workers=options.workers,
+            report=lambda line: print(f"  {line}", flush=True),
+        )
+        for key, count in rarely_held(rows).items():
+            print(f"  {key} held on {count} of {len(rows)} seeds only: restate it")
+            status = 1
+        status |= any(row.failed for row in rows.values())
+    return status
 
 
 def _new(options: argparse.Namespace) -> int:

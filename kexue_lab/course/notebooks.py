@@ -10,6 +10,8 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 from traitlets.config import Config
 
 # One thread per kernel: quicker than oversubscribed cores, and float32 results repeat.
@@ -21,22 +23,32 @@ KERNEL_ENVIRONMENT = {
     "TQDM_DISABLE": "1",
 }
 _CELL_SECONDS = 600
+_HIDDEN = "hide-input"
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
-def execute(path: Path, environment: Mapping[str, str] | None = None) -> Any:
+def execute(
+    path: Path,
+    environment: Mapping[str, str] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> Any:
     """Run a notebook top to bottom in a fresh kernel and return it; the file stays as it is.
 
     Args:
         path: the notebook.
         environment: variables for the kernel, beside those of this process.
+        parameters: values for names of its parameters' cell, set in a cell after that.
 
     Raises:
         nbclient.exceptions.CellExecutionError: if a cell fails.
     """
+    if parameters:
+        notebook = parameterize_notebook(load_notebook_node(str(path)), dict(parameters))
+    else:
+        notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
         client = NotebookClient(
-            nbformat.read(path, as_version=4),
+            notebook,
             timeout=_CELL_SECONDS,
             kernel_name="python3",
             resources={"metadata": {"path": str(path.parent)}},
@@ -76,14 +88,22 @@ def normalise(notebook: Any) -> Any:
     count = 0
     for cell in notebook.cells:
         cell.id = _cell_id(cell, seen)
-        tags = cell.metadata.get("tags")
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        cell.metadata = nbformat.from_dict(_normal_metadata(cell.metadata.get("tags")))
         if cell.cell_type == "code":
             executed = cell.execution_count is not None
             count += executed
             cell.execution_count = count if executed else None
             cell.outputs = [_normal_output(o, cell.execution_count) for o in _merged(cell.outputs)]
     return notebook
+
+
+def _normal_metadata(tags: list[str] | None) -> dict[str, Any]:
+    """The tags; and for code that a reader may skip, JupyterLab's way to fold it."""
+    if not tags:
+        return {}
+    if _HIDDEN in tags:
+        return {"tags": tags, "jupyter": {"source_hidden": True}}
+    return {"tags": tags}
 
 
 def _cell_id(cell: Any, seen: dict[str, int]) -> str:

@@ -54,7 +54,8 @@ def _row(article: Article, link: str) -> str:
     if article.finished:
         title = f"[{title}]({link.format(name=article.name)})"
     before = ", ".join(p.split("/")[1] for p in article.prerequisites) or "–"
-    state = f"✓ {article.seconds} s" if article.finished else "planned"
+    mark = "✓ " if article.state == "lesson" else ""
+    state = f"{mark}{article.seconds} s" if article.finished else "planned"
     return f"| {title} · [{article.title_zh}]({article.source}) | {before} | {state} |"
 
 

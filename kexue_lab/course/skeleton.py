@@ -18,8 +18,11 @@ SECTIONS = (
     "Explore",
     "Exercises",
     "Beyond",
+    "Appendix",
     "Ledger",
 )
+# An explorer may stand beside the claim that it illustrates; not every lesson has an appendix.
+OPTIONAL_SECTIONS = {"Explore", "Appendix"}
 
 _IMPORTS = """\
 import sympy as sp
@@ -33,9 +36,14 @@ SEED = 0
 DEVICE = "auto"  # "cpu", "cuda", …
 SCALE = "cpu"  # "gpu" for the larger experiment"""
 
+_START = """\
+ARTICLE = "{name}"
+claims = Claims(ARTICLE, scale=SCALE)
+use_style()"""
+
 _FIRST_CLAIM = """\
 x = sp.Symbol("x")
-claims.prove("D1", "in words, with $x$", sp.Derivative(x**2, x), 2 * x)"""
+claims.prove("D1", "The square has the slope $2x$", sp.Derivative(x**2, x), 2 * x)"""
 
 _MODULE = '''\
 """The mathematics of {name}.
@@ -104,13 +112,16 @@ def lay_down(article: Article, root: Path) -> list[Path]:
 def _notebook(article: Article) -> Any:
     title = (
         f"# {article.title}\n\n*{article.title_zh}*\n\nAfter this notebook you can …\n\n"
-        f"**Read first:** {', '.join(article.prerequisites) or 'nothing'}. **Run time:** … s.\n\n"
+        f"**Read first:** {', '.join(article.prerequisites) or 'nothing'}. "
+        "**Reading:** … minutes. **Run time:** … s.\n\n"
         f"**Source:** [kexue.fm/archives/{article.number}]({article.source}). "
         f"**Papers:** {'; '.join(article.papers)}."
     )
     parameters = new_code_cell(_PARAMETERS, metadata={"tags": ["parameters"]})
-    start = new_code_cell(f'use_style()\nclaims = Claims("{article.name}")')
-    cells = [new_markdown_cell(title), new_code_cell(_IMPORTS.strip()), parameters, start]
+    hidden = {"tags": ["hide-input"]}
+    imports = new_code_cell(_IMPORTS.strip(), metadata=hidden)
+    start = new_code_cell(_START.format(name=article.name), metadata=hidden)
+    cells = [new_markdown_cell(title), imports, parameters, start]
     for section in SECTIONS:
         cells.append(new_markdown_cell(f"## {section}\n\n…"))
         if section == "Derivation":

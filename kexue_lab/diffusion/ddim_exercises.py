@@ -37,10 +37,25 @@ def _coefficient_inputs(rng: np.random.Generator) -> Inputs:
         yield *levels, float(rng.uniform(0.2, 0.95)) * levels[3]
 
 
+def _other_root(
+    ab_t: float, bb_t: float, ab_u: float, bb_u: float, sigma: float
+) -> tuple[float, float]:
+    """κ² is given, so -κ is right as well."""
+    kappa = -posterior_coefficients(ab_t, bb_t, ab_u, bb_u, sigma)[0]
+    return kappa, ab_u - ab_t * kappa
+
+
 def _whole_noise(
     ab_t: float, bb_t: float, ab_u: float, bb_u: float, sigma: float
 ) -> tuple[float, float]:
     return bb_u / bb_t, ab_u - ab_t * bb_u / bb_t
+
+
+def _deviations_subtracted(
+    ab_t: float, bb_t: float, ab_u: float, bb_u: float, sigma: float
+) -> tuple[float, float]:
+    kappa = (bb_u - sigma) / bb_t
+    return kappa, ab_u - ab_t * kappa
 
 
 def _difference(
@@ -74,6 +89,13 @@ def _subsequence_sigmas(alpha_bars: Array, steps: list[int], eta: float) -> Arra
 def _reused_sigmas(alpha_bars: Array, steps: list[int], eta: float) -> Array:
     full = _subsequence_sigmas(alpha_bars, list(range(len(alpha_bars))), eta)
     return np.asarray(full[np.array(steps[1:]) - 1])
+
+
+def _ratio_not_squared(alpha_bars: Array, steps: list[int], eta: float) -> Array:
+    t, u = np.array(steps[1:]), np.array(steps[:-1])
+    beta_bars = np.sqrt(1 - alpha_bars**2)
+    noise = np.sqrt(1 - alpha_bars[t] / alpha_bars[u])
+    return np.asarray(eta * beta_bars[u] / beta_bars[t] * noise)
 
 
 def _reused_alpha(alpha_bars: Array, steps: list[int], eta: float) -> Array:
@@ -110,6 +132,17 @@ def _step(
 ) -> Tensor:
     s = sigma(ab_t, bb_t, ab_u, bb_u, eta)
     return ab_u * (x - bb_t * eps) / ab_t + kept(bb_u, s) * eps + s * z
+
+
+def _forward_sigma(ab_t: float, bb_t: float, ab_u: float, bb_u: float, eta: float) -> float:
+    # No more than β̄_u: else there is no root of the remaining noise.
+    return min(eta * math.sqrt(1 - (ab_t / ab_u) ** 2), bb_u)
+
+
+def _data_not_shrunk(*arguments: Any) -> Tensor:
+    x, eps, _, ab_t, bb_t, ab_u, *_ = arguments
+    wrong: Tensor = _step(*arguments) + (1 - ab_u) * (x - bb_t * eps) / ab_t
+    return wrong
 
 
 def _noise_at_the_end(*arguments: Any) -> Tensor:
@@ -191,6 +224,31 @@ def _heun(
     return x
 
 
+def _heun_in_t(x: Tensor, noise: Callable[[Tensor, float], Tensor], times: list[float]) -> Tensor:
+    """The same method with t as the clock: dx/dt = π/2 (ε/ᾱ − x β̄/ᾱ)."""
+
+    def slope(x: Tensor, t: float) -> Tensor:
+        ab, bb = _COSINE.alpha_bar(t), _COSINE.beta_bar(t)
+        return math.pi / 2 * (noise(x, t) - bb * x) / ab
+
+    for t, u in pairwise(times):
+        first = slope(x, t)
+        x = x + (u - t) / 2 * (first + slope(x + (u - t) * first, u))
+    return x
+
+
+def _guess_in_the_clock(
+    x: Tensor, noise: Callable[[Tensor, float], Tensor], times: list[float]
+) -> Tensor:
+    for t, u in pairwise(times):
+        ab_t, ab_u = _COSINE.alpha_bar(t), _COSINE.alpha_bar(u)
+        width = _COSINE.beta_bar(u) / ab_u - _COSINE.beta_bar(t) / ab_t
+        first = noise(x, t)
+        second = noise(x / ab_t + width * first, u)
+        x = ab_u * (x / ab_t + width * (first + second) / 2)
+    return x
+
+
 def _euler(x: Tensor, noise: Callable[[Tensor, float], Tensor], times: list[float]) -> Tensor:
     return _heun(x, noise, times, weight=0.0)
 
@@ -204,6 +262,7 @@ EXERCISES = (
         "the two coefficients",
         solution=posterior_coefficients,
         inputs=_coefficient_inputs,
+        forms=(_other_root,),
         mistakes=(
             Mistake(
                 "all of the noise is kept",
@@ -214,6 +273,11 @@ EXERCISES = (
                 "the difference of the means",
                 _difference,
                 "κ x_t already brings κᾱ_t x_0, not ᾱ_t x_0: subtract that from ᾱ_u.",
+            ),
+            Mistake(
+                "deviations subtracted",
+                _deviations_subtracted,
+                "independent noises add their variances: (κβ̄_t)² + σ² = β̄_u².",
             ),
         ),
     ),
@@ -232,6 +296,11 @@ EXERCISES = (
                 _reused_alpha,
                 "the ratio α must span the long step as well: ᾱ_t/ᾱ_u, not ᾱ_t/ᾱ_{t−1}.",
             ),
+            Mistake(
+                "the ratio not squared",
+                _ratio_not_squared,
+                "here ᾱ² + β̄² = 1: β² is 1 − (ᾱ_t/ᾱ_u)². DDPM's papers call ᾱ what is ᾱ² here.",
+            ),
         ),
     ),
     Exercise(
@@ -248,6 +317,17 @@ EXERCISES = (
                 "noise on the data",
                 _noise_at_the_end,
                 "the last step, β̄_u = 0, must not add noise: σ carries the factor β̄_u.",
+            ),
+            Mistake(
+                "the forward step's noise",
+                lambda *a: _step(*a, sigma=_forward_sigma),
+                "this σ is ηβ_t, the noise of the *forward* step; going back it is smaller by "
+                "β̄_u/β̄_t.",
+            ),
+            Mistake(
+                "the data not shrunk",
+                _data_not_shrunk,
+                "at time u the data enter with the factor ᾱ_u.",
             ),
         ),
     ),
@@ -266,12 +346,18 @@ EXERCISES = (
                 lambda n, s: s**2 * math.cos(math.pi / (2 * n)) ** (2 * n),
                 "π/2n is the angle for s = 1 only; the arrow is (ᾱ_t s, β̄_t).",
             ),
+            Mistake(
+                "the share that is left",
+                lambda n, s: math.prod(_squared_cosines(n, s)),
+                "this is the share of the variance; multiply by s².",
+            ),
         ),
     ),
     Exercise(
         "Heun's method",
         solution=_heun,
         inputs=_flows,
+        forms=(_heun_in_t,),
         mistakes=(
             Mistake(
                 "Euler",
@@ -282,6 +368,12 @@ EXERCISES = (
                 "the old time",
                 _old_time,
                 "the second noise belongs to the new point and the new time u.",
+            ),
+            Mistake(
+                "the guess not shrunk",
+                _guess_in_the_clock,
+                "the network takes x, not x/ᾱ: multiply the predicted point by ᾱ_u before asking"
+                " for its noise.",
             ),
         ),
         rtol=1e-8,

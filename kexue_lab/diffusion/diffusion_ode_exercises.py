@@ -66,6 +66,14 @@ def _transport(x: float, sigma: float, weights: Array, means: Array, sds: Array)
     return root
 
 
+def _noised(x: float, sigma: float, weights: Array, means: Array, sds: Array) -> float:
+    level = _cdf(x, 0.0, weights, means, sds)
+    root: float = brentq(
+        lambda y: _cdf(y, sigma, weights, means, sds) - level, -300, 300, xtol=1e-13
+    )
+    return root
+
+
 def _rescaled(x: float, sigma: float, weights: Array, means: Array, sds: Array) -> float:
     mean = float(weights @ means)
     variance = float(weights @ (sds**2 + means**2)) - mean**2
@@ -95,13 +103,14 @@ def _judge_gauge(G: Any, C: Array) -> str | None:
     if field.shape != (2, 2) or not np.isfinite(field).all():
         return f"G must be a finite (2, 2) array, got shape {field.shape}"
     size = np.abs(field).max()
-    if size < 1e-9:
+    if size < 1e-6:
         return "G = 0 changes nothing; find one that turns the paths"
+    field = field / size
     points = np.random.default_rng().normal(size=(20, 2)) @ np.linalg.cholesky(C).T
     # ∇·(pR)/p = ∇·R + R·∇ log p
     pull = -np.einsum("bi,bi->b", points @ field.T, np.linalg.solve(C, points.T).T)
     worst = np.abs(np.trace(field) + pull).max()
-    if worst > 1e-8 * size:
+    if worst > 1e-8:
         return f"∇·(pR)/p is not 0: at some point it is {worst:.4g}"
     return None
 
@@ -125,6 +134,19 @@ def _fisher(sigma: float, weights: Array, means: Array, sds: Array) -> float:
     reach = 9 * float(np.sqrt(total.max()))
     value: float = quad(integrand, means[0] - reach, means[1] + reach, limit=200, epsabs=1e-11)[0]
     return value
+
+
+def _gaussian_floor(sigma: float, variance: Any) -> Any:
+    return variance / (sigma**2 * (variance + sigma**2))
+
+
+def _matched_floor(sigma: float, weights: Array, means: Array, sds: Array) -> float:
+    variance = weights @ (sds**2 + means**2) - (weights @ means) ** 2
+    return float(_gaussian_floor(sigma, variance))
+
+
+def _mean_floor(sigma: float, weights: Array, means: Array, sds: Array) -> float:
+    return float(weights @ _gaussian_floor(sigma, sds**2))
 
 
 EXERCISES = (
@@ -193,6 +215,12 @@ EXERCISES = (
                 lambda x, sigma, weights, means, sds: x,
                 "take the level F_σ(x), then solve F_0(y) = level for y",
             ),
+            Mistake(
+                "the other direction",
+                _noised,
+                "this goes from the data to the noise: x is at noise level sigma, its image "
+                "among the data.",
+            ),
         ),
         rtol=1e-6,
         atol=1e-8,
@@ -218,6 +246,11 @@ EXERCISES = (
                 lambda C: np.linalg.solve(C, _TURN),
                 "C⁻¹G must be antisymmetric; here it is C⁻²J",
             ),
+            Mistake(
+                "C on the wrong side",
+                lambda C: _TURN @ C,
+                "C⁻¹G must be antisymmetric; with G = JC it is C⁻¹JC.",
+            ),
         ),
     ),
     Exercise(
@@ -237,6 +270,18 @@ EXERCISES = (
                 "the target's variance",
                 lambda sigma, weights, means, sds: 1 / sigma**2,
                 "1/σ² is the loss of the network that always answers 0; the score does better",
+            ),
+            Mistake(
+                "a Gaussian of the same variance",
+                _matched_floor,
+                "this is the loss for a single Gaussian of the mixture's variance; the mixture's"
+                " score is not linear.",
+            ),
+            Mistake(
+                "the mean of the components",
+                _mean_floor,
+                "a mixture's score is no mean of the components' scores with fixed weights: "
+                "integrate over x.",
             ),
         ),
         rtol=1e-6,

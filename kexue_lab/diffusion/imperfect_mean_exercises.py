@@ -59,33 +59,32 @@ def _without_constant(x: Array, noise: Array) -> tuple[float, float]:
     return float(np.mean((noise - fitted) ** 2)), float(np.mean(noise**2) - np.mean(fitted**2))
 
 
+def _unbiased_first(x: Array, noise: Array) -> tuple[float, float]:
+    first, second = _both_estimates(x, noise)
+    return first * len(x) / (len(x) - 2), second
+
+
+def _one_for_the_mean_square(x: Array, noise: Array) -> tuple[float, float]:
+    first, second = _both_estimates(x, noise)
+    return first, second + 1 - float(np.mean(noise**2))
+
+
 def _constant_from(noise: Array, eps: Array) -> float:
     return float(residual_variance(torch.from_numpy(noise), torch.from_numpy(eps)))
 
 
-def _judge_loss(loss: Any, log_g: Tensor, noise: Tensor, eps: Tensor) -> str | None:
-    expected = variance_nll(log_g, noise, eps).item()
+def _loss_and_gradient(loss: Any, log_g: Tensor, noise: Tensor, eps: Tensor) -> tuple[Any, ...]:
+    """The loss, its gradient by log_g, and whether one reaches eps."""
     if not isinstance(loss, Tensor) or loss.ndim:
-        return f"expected a scalar tensor, got {type(loss).__name__}"
-    if abs(loss.item() - expected) > 1e-9 * max(1, abs(expected)):
-        return f"expected the loss {expected:.6g}, got {loss.item():.6g}"
-    reached = _leaves(loss)
-    if reached != 1:
-        return f"gradients flow into {reached} of the tensors, expected log_g alone: detach"
-    return None
+        raise TypeError("a scalar tensor is asked for")
+    if not loss.requires_grad:
+        return loss, torch.zeros_like(log_g), False
+    by_log_g, by_eps = torch.autograd.grad(loss, (log_g, eps), allow_unused=True)
+    return loss, torch.zeros_like(log_g) if by_log_g is None else by_log_g, by_eps is not None
 
 
-def _leaves(loss: Tensor) -> int:
-    """How many tensors a backward pass through the loss would reach."""
-    found, queue = set(), [loss.grad_fn]
-    while queue:
-        node = queue.pop()
-        if node is None:
-            continue
-        if hasattr(node, "variable"):
-            found.add(node)
-        queue.extend(parent for parent, _ in node.next_functions)
-    return len(found)
+def _nll(log_g: Tensor, noise: Tensor, eps: Tensor) -> Tensor:
+    return 0.5 * (log_g + (noise - eps).detach() ** 2 * (-log_g).exp())
 
 
 EXERCISES = (
@@ -122,6 +121,16 @@ EXERCISES = (
                 lambda m, b: -2 * b * m,
                 "b² is lost twice: once by SN's subtraction, once against the best variance.",
             ),
+            Mistake(
+                "against the variance",
+                lambda m, b: -2 * b * m - b**2,
+                "the best variance is not the data's: it owns the error b² as well.",
+            ),
+            Mistake(
+                "best minus SN",
+                lambda m, b: 2 * b * (m + b),
+                "SN's variance minus the best one, not the other way round.",
+            ),
         ),
     ),
     Exercise(
@@ -140,11 +149,21 @@ EXERCISES = (
                 _without_constant,
                 "the denoiser has a constant term w_0 as well.",
             ),
+            Mistake(
+                "n − 2",
+                _unbiased_first,
+                "both are plain means over the sample; no degrees of freedom are subtracted.",
+            ),
+            Mistake(
+                "1 for the mean square",
+                _one_for_the_mean_square,
+                "take the sample's own mean of ε², not its expectation 1.",
+            ),
         ),
     ),
     Exercise(
         "the likelihood loss of a variance",
-        solution=lambda log_g, noise, eps: variance_nll(log_g, noise, eps),
+        solution=variance_nll,
         inputs=_tensors,
         mistakes=(
             Mistake(
@@ -164,8 +183,31 @@ EXERCISES = (
                 ).mean(),
                 "the residual must be detached: the frozen mean is not to be trained by it.",
             ),
+            Mistake(
+                "the logarithm cut off",
+                lambda log_g, noise, eps: (
+                    0.5 * log_g.detach() + _nll(log_g, noise, eps) - 0.5 * log_g
+                ).mean(),
+                "the value is right, the gradient is not: with ½ ln g detached nothing keeps g "
+                "from growing.",
+            ),
+            Mistake(
+                "everything cut off",
+                lambda log_g, noise, eps: _nll(log_g, noise, eps).mean().detach(),
+                "nothing can be learned from this loss: detach the residual only.",
+            ),
+            Mistake(
+                "no half",
+                lambda log_g, noise, eps: 2 * _nll(log_g, noise, eps).mean(),
+                "minus the log-likelihood has a ½ before both terms.",
+            ),
+            Mistake(
+                "the sum",
+                lambda log_g, noise, eps: _nll(log_g, noise, eps).sum(),
+                "the mean over all entries is asked for.",
+            ),
         ),
-        judge=_judge_loss,
+        observe=_loss_and_gradient,
     ),
     Exercise(
         "the mirrored scale error",

@@ -99,6 +99,22 @@ EXERCISES = (
                 lambda s, ab, bb: s**2 * bb**2 / (s**2 + bb**2),
                 "x_t shrinks the data by ᾱ before the noise is added.",
             ),
+            Mistake(
+                "the observation alone",
+                lambda s, ab, bb: bb**2 / ab**2,
+                "this is the uncertainty from x_t alone; what is known of the data beforehand "
+                "lowers it.",
+            ),
+            Mistake(
+                "the standard deviation",
+                lambda s, ab, bb: s * bb / math.sqrt(ab**2 * s**2 + bb**2),
+                "this is the standard deviation; the variance is asked for.",
+            ),
+            Mistake(
+                "the variance of the posterior mean",
+                lambda s, ab, bb: ab**2 * s**4 / (ab**2 * s**2 + bb**2),
+                "this is how much the posterior *mean* varies; s² minus it is left.",
+            ),
         ),
     ),
     Exercise(
@@ -120,6 +136,16 @@ EXERCISES = (
                 "λ = ᾱ_u",
                 lambda ab_t, bb_t, ab_u, bb_u, sigma, sigma_bar2: sigma**2 + ab_u**2 * sigma_bar2,
                 "λ = ᾱ_u − ᾱ_t κ: part of x_0 is already in κ x_t.",
+            ),
+            Mistake(
+                "λ not squared",
+                lambda *a: a[4] ** 2 + posterior_coefficients(*a[:5])[1] * a[5],
+                "x_0 enters with the coefficient λ, so its variance enters with λ².",
+            ),
+            Mistake(
+                "λ of DDIM",
+                lambda *a: a[4] ** 2 + posterior_coefficients(*(*a[:4], 0.0))[1] ** 2 * a[5],
+                "κ leaves room for σ: with σ > 0 it is √(β̄_u² − σ²)/β̄_t.",
             ),
         ),
     ),

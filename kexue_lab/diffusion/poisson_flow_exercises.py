@@ -70,6 +70,10 @@ def _radius(u: Array, d: int, T: float, b: float = 0.5) -> Array:
     return np.asarray(T * np.sqrt(share / (1 - share)))
 
 
+def _share_for_odds(u: Array, d: int, T: float) -> Array:
+    return np.asarray(T * np.sqrt(beta(d / 2, 0.5).ppf(u)))
+
+
 # ---------------------------------------------------------------------------- 4: a stable denoiser
 
 
@@ -92,6 +96,12 @@ def _denoised(x: Array, t: float, data: Array) -> Array:
 def _wrong_power(x: Array, t: float, data: Array, power: float) -> Array:
     logs = -power * np.log(((x - data) ** 2).sum(-1) + t**2)
     return np.asarray(np.exp(logs - logsumexp(logs)) @ data)
+
+
+def _plain_powers(x: Array, t: float, data: Array) -> Array:
+    with np.errstate(all="ignore"):
+        weights = (((x - data) ** 2).sum(-1) + t**2) ** (-(len(x) + 1) / 2)
+        return np.asarray(weights @ data / weights.sum())
 
 
 # ---------------------------------------------------------------------------- 5: the prior's error
@@ -129,6 +139,11 @@ EXERCISES = (
                 lambda x, y: _charge(x, y, 0, area=False),
                 "the flux of this field is S_D(1), the area of the unit sphere; divide by it.",
             ),
+            Mistake(
+                "gravity",
+                lambda x, y: -_charge(x, y),
+                "the field of a positive charge points away from it.",
+            ),
         ),
     ),
     Exercise(
@@ -145,6 +160,11 @@ EXERCISES = (
                 "mass b − a",
                 lambda x, t, a, b: _uniform_density(x, t, a, b) * (b - a),
                 "the data's density is 1/(b − a), not 1.",
+            ),
+            Mistake(
+                "1/(2π)",
+                lambda x, t, a, b: _uniform_density(x, t, a, b) * 2,
+                "the antiderivative at height t carries 1/π times the angle, once.",
             ),
         ),
     ),
@@ -163,6 +183,16 @@ EXERCISES = (
                 lambda u, d, T: T * chi(d).ppf(u),
                 "this is the length of T z; it still has to be divided by |w|.",
             ),
+            Mistake(
+                "the root forgotten",
+                lambda u, d, T: _radius(u, d, T) ** 2 / T,
+                "the odds are r²/T²: take the root.",
+            ),
+            Mistake(
+                "the share for the odds",
+                _share_for_odds,
+                "the Beta variable is r²/(r² + T²); solve for r.",
+            ),
         ),
         rtol=1e-6,
     ),
@@ -180,6 +210,12 @@ EXERCISES = (
                 "without augmentation",
                 lambda x, t, data: _wrong_power(x, t, data, len(x) / 2),
                 "the field lives in d + 1 dimensions: (d + 1)/2, not d/2.",
+            ),
+            Mistake(
+                "the powers themselves",
+                _plain_powers,
+                "in 3072 dimensions the powers leave the range of floating point: take "
+                "logarithms and subtract the largest.",
             ),
         ),
         rtol=1e-7,
@@ -201,5 +237,6 @@ EXERCISES = (
                 "the Laplacian of P_T changes its sign at r = T √(d/3).",
             ),
         ),
+        rtol=1e-6,
     ),
 )

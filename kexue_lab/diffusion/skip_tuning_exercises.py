@@ -22,6 +22,22 @@ class _Closed(TinyUNet):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(x, t)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both networks compute the same: their parameters and hooks."""
+        if not isinstance(other, _Closed) or _hooks(self) != _hooks(other):
+            return False
+        pairs = zip(self.parameters(), other.parameters(), strict=True)
+        return all(bool(torch.equal(a, b)) for a, b in pairs)
+
+    __hash__ = nn.Module.__hash__
+
+    def __repr__(self) -> str:
+        return "a TinyUNet of 4 channels"
+
+
+def _hooks(net: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net.modules())
+
 
 def _counts(rng: np.random.Generator) -> Inputs:
     yield 4, 0.7
@@ -57,6 +73,11 @@ def _tables(rng: np.random.Generator) -> Inputs:
         yield choose, judge, base
 
 
+def _gain_of_variances(s: float, sigma: float, sigma_next: float) -> float:
+    ratio = (s**2 + sigma_next**2) / (s**2 + sigma**2)
+    return (1 - ratio) / (1 - (s**2 + sigma * sigma_next) / (s**2 + sigma**2))
+
+
 def _hooked(net: nn.Module, x: Tensor, t: Tensor, weights: tuple[float, ...]) -> Tensor:
     with torch.no_grad():
         return TinyUNet.forward(net, x, t, weights)  # type: ignore[arg-type]
@@ -66,6 +87,26 @@ def _scaled_encoder(net: Any, x: Tensor, t: Tensor, weights: tuple[float, ...]) 
     layers = (net.entry, net.high, net.down1, net.low)
     for layer, weight in zip(layers, weights, strict=True):
         layer.register_forward_hook(lambda module, inputs, output, w=weight: w * output)
+    with torch.no_grad():
+        result: Tensor = net(x, t)
+    return result
+
+
+def _whole_input(
+    net: Any, x: Tensor, t: Tensor, weights: tuple[float, ...], first: bool = False
+) -> Tensor:
+    width = net.entry.out_channels
+    blocks = (net.up_high2, net.up_high1, net.up_low2, net.up_low1)
+    sizes = (width, width, 2 * width, 2 * width)
+    for block, size, weight in zip(blocks, sizes, weights, strict=True):
+
+        def scale(_: Any, inputs: Any, kept: int = size, weight: float = weight) -> Any:
+            hidden, embedding = inputs
+            if not first:
+                return weight * hidden, embedding
+            return torch.cat([weight * hidden[:, :-kept], hidden[:, -kept:]], 1), embedding
+
+        block.register_forward_pre_hook(scale)
     with torch.no_grad():
         result: Tensor = net(x, t)
     return result
@@ -86,11 +127,27 @@ def _population(choose: Array, judge: Array, base: int) -> tuple[float, float, i
     return _summary(judge[rows, choose.argmin(1)] - judge[:, base], 0)
 
 
+def _unpaired(choose: Array, judge: Array, base: int) -> tuple[float, float, int]:
+    chosen = judge[np.arange(len(choose)), choose.argmin(1)]
+    mean, _, count = _paired(choose, judge, base)
+    return mean, float(np.sqrt(chosen.var(ddof=1) + judge[:, base].var(ddof=1))), count
+
+
+def _reversed(choose: Array, judge: Array, base: int) -> tuple[float, float, int]:
+    mean, spread, count = _paired(choose, judge, base)
+    return -mean, spread, count
+
+
+def _one_for_all(choose: Array, judge: Array, base: int) -> tuple[float, float, int]:
+    return _summary(judge[:, choose.mean(0).argmin()] - judge[:, base])
+
+
 EXERCISES = (
     Exercise(
         "the weights of the skips",
         solution=lambda n, bottom: list(skip_weights(n, bottom)),
         inputs=_counts,
+        rtol=1e-6,
         mistakes=(
             Mistake(
                 "the reversed order",
@@ -138,12 +195,19 @@ EXERCISES = (
                 lambda s, sigma, sigma_next: gaussian_gain(s, sigma, sigma_next),
                 "s is a standard deviation; the variance of the data is s².",
             ),
+            Mistake(
+                "the right variance",
+                _gain_of_variances,
+                "the factors multiply y, so their squares multiply the variance: take the root "
+                "of the ratio.",
+            ),
         ),
     ),
     Exercise(
         "weights on the skips by hooks",
         solution=_hooked,
         inputs=_networks,
+        keeps_inputs=True,
         mistakes=(
             Mistake(
                 "scaled encoder",
@@ -160,6 +224,17 @@ EXERCISES = (
                 "the untouched network",
                 lambda net, x, t, weights: _hooked(net, x, t, (1.0, 1.0, 1.0, 1.0)),
                 "the hooks had no effect: a pre-hook must return the tuple of new inputs.",
+            ),
+            Mistake(
+                "the whole input scaled",
+                _whole_input,
+                "only the last channels are the skip: leave the first ones, the decoder's own, "
+                "as they are.",
+            ),
+            Mistake(
+                "the first channels scaled",
+                lambda net, x, t, weights: _whole_input(net, x, t, weights, first=True),
+                "the skip stands in the *last* channels of hidden.",
             ),
         ),
     ),
@@ -183,6 +258,22 @@ EXERCISES = (
                 "divided by n",
                 _population,
                 "the standard deviation of a sample divides by n − 1.",
+            ),
+            Mistake(
+                "not paired",
+                _unpaired,
+                "the differences are paired by seed: take the deviation of the differences "
+                "themselves.",
+            ),
+            Mistake(
+                "untouched minus chosen",
+                _reversed,
+                "the difference is chosen − untouched: negative where the choice has helped.",
+            ),
+            Mistake(
+                "one setting for all",
+                _one_for_all,
+                "each seed chooses its own best setting.",
             ),
         ),
     ),

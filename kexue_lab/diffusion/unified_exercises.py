@@ -85,6 +85,18 @@ EXERCISES = (
                 lambda x, x0_hat, ab_t, bb_t, ab_u, bb_u: ab_u * x0_hat,
                 "this is the mean at u; the recovered noise is missing.",
             ),
+            Mistake(
+                "the picture for the noise",
+                lambda x, x0_hat, ab_t, bb_t, ab_u, bb_u: ab_u * x0_hat + bb_u * x / bb_t,
+                "x/β̄_t still holds the picture: subtract ᾱ_t x̂_0 first.",
+            ),
+            Mistake(
+                "the times exchanged",
+                lambda x, x0_hat, ab_t, bb_t, ab_u, bb_u: _improved(
+                    x, x0_hat, ab_u, bb_u, ab_t, bb_t
+                ),
+                "the noise is recovered at t and put back at u: you have exchanged the two.",
+            ),
         ),
     ),
     Exercise(
@@ -107,6 +119,12 @@ EXERCISES = (
                 lambda a, b, c, s, m: (b - a * math.sqrt(1 - m**2)) ** 2 * c,
                 "what the mean forgets is the posterior variance, not that of the data.",
             ),
+            Mistake(
+                "1 − m",
+                lambda a, b, c, s, m: (b - a * (1 - m)) ** 2 * c * s**2 / (a**2 * c + s**2),
+                "shares of noise are shares of a variance: what is not fresh has √(1 − m²), not "
+                "1 − m.",
+            ),
         ),
     ),
     Exercise(
@@ -124,6 +142,12 @@ EXERCISES = (
                 lambda x, x0_hat: [x0_hat],
                 "only one position is restored in a step.",
             ),
+            Mistake(
+                "all positions, with repetitions",
+                lambda x, x0_hat: sorted((*x[:i], x0_hat[i], *x[i + 1 :]) for i in range(len(x))),
+                "where x and the guess agree there is nothing to restore: choose among the "
+                "differing positions.",
+            ),
         ),
     ),
     Exercise(
@@ -140,6 +164,17 @@ EXERCISES = (
                 "not normalised",
                 lambda p: 1 - p,
                 "V − 1 tokens are possible for each old one.",
+            ),
+            Mistake(
+                "divided by V",
+                lambda p: (1 - p) / len(p),
+                "V − 1 other tokens are possible, not V.",
+            ),
+            Mistake(
+                "the words' own law",
+                lambda p: np.array(p),
+                "the new token differs from the old one: a frequent word is mostly replaced by "
+                "others.",
             ),
         ),
     ),

@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 
 
 def _uniforms(rng: np.random.Generator) -> Inputs:
-    yield np.array([0.5]), 1.0, 2.0
+    yield np.array([0.3]), 1.0, 2.0
     for size in (4, (2, 3)):
         m, s = float(rng.normal(0, 2)), float(rng.uniform(0.3, 0.8) + rng.integers(0, 2))
         yield rng.uniform(0.001, 0.999, size), m, s
@@ -35,7 +35,7 @@ def _scaled_noise(rng: np.random.Generator) -> Inputs:
 
 
 def _tables(rng: np.random.Generator) -> Inputs:
-    yield np.array([0.2, 0.8]), np.array([1.0, 0.0])
+    yield np.array([0.2, 0.3, 0.5]), np.array([1.0, 0.0, -0.5])
     for size in (3, 4, 6):
         yield rng.dirichlet(np.ones(size)), 3 * rng.standard_normal(size)
 
@@ -48,7 +48,7 @@ def _quadratics(rng: np.random.Generator) -> Inputs:
 
 def _logit_differences(rng: np.random.Generator) -> Inputs:
     yield (1.0,)
-    yield (0.0,)
+    yield from ((v,) for v in (0.0, 1e-6, -1e-4, 300.0, -800.0, 800.0))
     yield from ((float(v),) for v in (-1) ** rng.integers(0, 2, 4) * rng.uniform(0.3, 4, 4))
 
 
@@ -61,6 +61,10 @@ def _wins_with_normal_noise(theta: Array, s: float) -> float:
     scale = s * math.pi / math.sqrt(6)
     margins = (theta[0] - theta[1:]) / scale
     return float(quad(lambda v: norm.pdf(v) * norm.cdf(margins + v).prod(), -9, 9)[0])
+
+
+def _pairwise_wins(theta: Array, s: float) -> float:
+    return float(np.prod(1 / (1 + np.exp((theta[1:] - theta[0]) / s))))
 
 
 def _best_baseline(p: Array, f: Array) -> float:
@@ -99,11 +103,22 @@ def _second_moment(logit: float) -> float:
     return moments.mean - moments.slope
 
 
+def _as_it_stands(logit: float) -> float:
+    """The closed form without care: digits are lost near 0, and e^l overflows."""
+    if logit == 0:
+        return 1 / 3
+    with np.errstate(over="ignore", invalid="ignore"):
+        a = np.exp(np.float64(logit))
+        mean = a / (a - 1) - a * logit / (a - 1) ** 2
+        return float(mean - a * (2 - 2 * a + (a + 1) * logit) / (a - 1) ** 3)
+
+
 EXERCISES = (
     Exercise(
         "Gumbel noise with a location and a scale",
         solution=lambda u, m, s: m - s * np.log(-np.log(u)),
         inputs=_uniforms,
+        forms=(lambda u, m, s: m - s * np.log(-np.log1p(-u)),),
         mistakes=(
             Mistake(
                 "the outer sign",
@@ -153,6 +168,12 @@ EXERCISES = (
                 _wins_with_normal_noise,
                 "this is Gaussian noise of the same variance; only Gumbel noise gives a softmax.",
             ),
+            Mistake(
+                "pairwise wins multiplied",
+                _pairwise_wins,
+                "the comparisons are not independent: all of them share the noise of the first "
+                "class.",
+            ),
         ),
         rtol=1e-7,
     ),
@@ -176,6 +197,12 @@ EXERCISES = (
                 "weights without p",
                 lambda p, f: float(_lengths(p) @ f / _lengths(p).sum()),
                 "the samples come with probability p_z; it belongs into the weights.",
+            ),
+            Mistake(
+                "the plain mean of f",
+                lambda p, f: float(np.mean(f)),
+                "the samples come with probability p_z, and the squared lengths ‖e_z - p‖² weigh"
+                " them as well.",
             ),
         ),
     ),
@@ -222,6 +249,12 @@ EXERCISES = (
                 "the square of the mean",
                 lambda x: binary_relaxation_moments(x, 1.0).mean ** 2,
                 "the mean of a square is more than the square of the mean.",
+            ),
+            Mistake(
+                "the closed form as it stands",
+                _as_it_stands,
+                "near 0 the closed form divides tiny differences (use a series), and for large l"
+                " e^l overflows (use e^(-l)).",
             ),
         ),
         rtol=1e-8,

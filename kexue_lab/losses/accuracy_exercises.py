@@ -61,6 +61,7 @@ def _leaves_band(low: float, high: float) -> float:
 _SIGMA = _leaves_band(0.1, 0.5)
 _GOLDEN = (1 + math.sqrt(5)) / 2
 _TRIBONACCI = float(brentq(lambda v: v**3 - v**2 - v - 1, 1, 3, xtol=1e-15))
+_GUMBEL = 0.25 / math.acosh(_TRIBONACCI)
 
 EXERCISES = (
     Exercise(
@@ -94,6 +95,11 @@ EXERCISES = (
                 "the other order",
                 lambda q: np.array([-q, 0, q**2 + q + 1, 2 * q]),
                 "give the coefficient of t³ first and the constant term last.",
+            ),
+            Mistake(
+                "a scale of its own",
+                lambda q: np.array([2, q + 1 + 1 / q, 0, -1]),
+                "right up to a factor: scale the coefficients such that the last one is −q.",
             ),
         ),
     ),
@@ -130,6 +136,16 @@ EXERCISES = (
                 lambda h: _SIGMA,
                 "this holds for h = 1/4 only; σ is measured in the units of x.",
             ),
+            Mistake(
+                "the edge for Gumbel noise",
+                lambda h: 4 * h * _GUMBEL,
+                "this is Gumbel noise; Gaussian noise leaves the band at another scale.",
+            ),
+            Mistake(
+                "six digits of the text",
+                lambda h: 4 * h * round(_SIGMA, 6),
+                "the number of the text has too few digits: solve for σ yourself.",
+            ),
         ),
         rtol=1e-8,
     ),
@@ -147,6 +163,11 @@ EXERCISES = (
                 "always 0.5195",
                 lambda h: 0.25 / math.log(_GOLDEN),
                 "this holds for h = 1/4 only; in general q = exp(h/τ).",
+            ),
+            Mistake(
+                "the plain ratio",
+                lambda h: h / _GOLDEN,
+                "q is the exponential of h/τ: take the logarithm of the root.",
             ),
         ),
     ),

@@ -19,7 +19,7 @@ def _tensor(values: Any) -> Tensor:
 
 
 def _points_far_out(rng: np.random.Generator) -> Inputs:
-    yield _tensor([60.0]), _tensor([0.5, 0.5]), _tensor([-1.0, 1.0])
+    yield _tensor([60.0, 0.3]), _tensor([0.4, 0.6]), _tensor([-1.0, 1.0])
     for k in (2, 3, 5):
         x = np.append(3 * rng.standard_normal(6), [-300.0, 300.0])
         yield _tensor(x), _tensor(rng.dirichlet(np.ones(k))), _tensor(2 * rng.standard_normal(k))
@@ -31,6 +31,11 @@ def _responsibilities(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
 
 def _by_densities(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
     joint = weights * torch.exp(-0.5 * (x[:, None] - means) ** 2)
+    return joint / joint.sum(1, keepdim=True)
+
+
+def _tiny_number_added(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
+    joint = weights * torch.exp(-0.5 * (x[:, None] - means) ** 2) + 1e-300
     return joint / joint.sum(1, keepdim=True)
 
 
@@ -67,6 +72,11 @@ def _covariances_over_n(x: Tensor, resp: Tensor, old_means: Tensor) -> Tensor:
     return _covariances(x, resp, old_means) * resp.mean(0)[:, None, None]
 
 
+def _mass_minus_one(x: Tensor, resp: Tensor, old_means: Tensor) -> Tensor:
+    mass = resp.sum(0)[:, None, None]
+    return _covariances(x, resp, old_means) * mass / (mass - 1)
+
+
 def _second_moments_minus_means(x: Tensor, resp: Tensor, old_means: Tensor) -> Tensor:
     mass = resp.sum(0)
     means = resp.T @ x / mass[:, None]
@@ -96,6 +106,16 @@ def _poisson_step(x: Tensor, weights: Tensor, rates: Tensor) -> tuple[Tensor, Te
 def _poisson_unweighted(x: Tensor, weights: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
     resp = _poisson_responsibilities(x, weights, rates)
     return resp.mean(0), x.mean().expand(len(rates))
+
+
+def _without_exponential(x: Tensor, weights: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+    resp = torch.softmax(weights.log() + x[:, None] * rates.log(), 1)
+    return resp.mean(0), x @ resp / resp.sum(0)
+
+
+def _masses_for_weights(x: Tensor, weights: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+    resp = _poisson_responsibilities(x, weights, rates)
+    return resp.sum(0), x @ resp / resp.sum(0)
 
 
 def _poisson_over_n(x: Tensor, weights: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,6 +149,17 @@ def _first_step_ratio(a: int, b: int, c: int, d: int) -> float:
     return (_linkage_map(first, a, b, c, d) - first) / (first - 0.5)
 
 
+def _slope_at_one_half(a: int, b: int, c: int, d: int) -> float:
+    return em_rate(lambda theta: linkage_em_step(theta, (a, b, c, d)), _tensor([0.5]))
+
+
+def _third_error_ratio(a: int, b: int, c: int, d: int) -> float:
+    star, theta = linkage_mle((a, b, c, d)), 0.5
+    for _ in range(3):
+        theta = _linkage_map(theta, a, b, c, d)
+    return (_linkage_map(theta, a, b, c, d) - star) / (theta - star)
+
+
 def _observed_share(a: int, b: int, c: int, d: int) -> float:
     return 1 - _linkage_rate(a, b, c, d)
 
@@ -140,7 +171,13 @@ def _small_mixtures(rng: np.random.Generator) -> Inputs:
 
 
 def _incremental(
-    x: Tensor, weights: Tensor, means: Tensor, *, likelihood: bool, frozen: bool = False
+    x: Tensor,
+    weights: Tensor,
+    means: Tensor,
+    *,
+    likelihood: bool,
+    frozen: bool = False,
+    full: bool = False,
 ) -> Tensor:
     def log_joint() -> Tensor:
         constant = 0.5 * math.log(2 * math.pi)
@@ -148,7 +185,8 @@ def _incremental(
 
     resp, values = torch.softmax(log_joint(), 1), []
     for n in range(len(x)):
-        resp[n] = torch.softmax(log_joint()[n], 0)
+        fresh = torch.softmax(log_joint(), 1)
+        resp = fresh if full else resp.index_copy(0, torch.tensor([n]), fresh[n : n + 1])
         if not frozen or n == len(x) - 1:
             weights, means = resp.mean(0), x @ resp / resp.sum(0)
         if likelihood:
@@ -164,6 +202,11 @@ def _joint_objective(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
 
 def _minus_likelihood(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
     return _incremental(x, weights, means, likelihood=True)
+
+
+def _m_step_first(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
+    resp = torch.softmax(weights.log() - 0.5 * (x[:, None] - means) ** 2, 1)
+    return _joint_objective(x, resp.mean(0), x @ resp / resp.sum(0))
 
 
 def _one_m_step_per_sweep(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
@@ -191,6 +234,12 @@ EXERCISES = (
                 _over_the_data,
                 "the components share each point: normalise over k, not over n.",
             ),
+            Mistake(
+                "a tiny number added",
+                _tiny_number_added,
+                "a tiny number avoids nan, but then all components get the same share far out: "
+                "use softmax of the logs.",
+            ),
         ),
     ),
     Exercise(
@@ -213,6 +262,12 @@ EXERCISES = (
                 _second_moments_minus_means,
                 "right on paper, but far from the origin this difference cancels: centre first.",
             ),
+            Mistake(
+                "mass minus one",
+                _mass_minus_one,
+                "the maximum of the likelihood divides by the mass itself; subtracting 1 is for "
+                "unbiased samples.",
+            ),
         ),
         rtol=1e-8,
     ),
@@ -230,6 +285,17 @@ EXERCISES = (
                 "over N",
                 _poisson_over_n,
                 "a weighted mean divides by the sum of its weights Σ_n r_nk, not by N.",
+            ),
+            Mistake(
+                "without e^(−λ)",
+                _without_exponential,
+                "the factor e^(−λ_k) differs between the components: it does not drop out, x! "
+                "does.",
+            ),
+            Mistake(
+                "weights not normalised",
+                _masses_for_weights,
+                "the weights are shares of the data: divide the masses by N.",
             ),
         ),
     ),
@@ -253,6 +319,17 @@ EXERCISES = (
                 _observed_share,
                 "this is I_obs/I_c, the share that is known; the rate is the missing one.",
             ),
+            Mistake(
+                "the slope at one half",
+                _slope_at_one_half,
+                "this is M' at the start ½; the rate is the slope at the fixed point θ*.",
+            ),
+            Mistake(
+                "the ratio after three steps",
+                _third_error_ratio,
+                "this ratio still changes from step to step; the rate is its limit, the slope at"
+                " θ*.",
+            ),
         ),
     ),
     Exercise(
@@ -269,6 +346,17 @@ EXERCISES = (
                 "one M-step per sweep",
                 _one_m_step_per_sweep,
                 "redo the M-step after each point, from all responsibilities.",
+            ),
+            Mistake(
+                "a full E-step each time",
+                lambda *a: _incremental(*a, likelihood=False, full=True),
+                "only the responsibilities of the one point n are renewed; the others keep their"
+                " old values.",
+            ),
+            Mistake(
+                "the M-step first",
+                _m_step_first,
+                "renew r_n first, from the parameters before the step, then the parameters.",
             ),
         ),
     ),

@@ -35,7 +35,7 @@ def _two_slopes(rng: np.random.Generator) -> Inputs:
 
 
 def _powers(rng: np.random.Generator) -> Inputs:
-    yield 1, 2.0
+    yield 2, 1.5
     for k in (1, 2, 3):
         yield k, float(rng.uniform(1.2, 2.5))
 
@@ -66,6 +66,10 @@ def _fourth_point(A0: Array, A1: Array, P0: Array, Pt: Array, start: Array, t: f
     away = _affine_flow(A0, A1, (start - P0[:, 0])[:, None], np.zeros(3), t)[:, 0]
     end: Array = Pt[:, 0] + away
     return end
+
+
+def _difference_only(A0: Array, A1: Array, P0: Array, Pt: Array, start: Array, t: float) -> Array:
+    return _affine_flow(A0, A1, (start - P0[:, 0])[:, None], np.zeros(3), t)[:, 0]
 
 
 def _as_homogeneous(A0: Array, A1: Array, P0: Array, Pt: Array, start: Array, t: float) -> Array:
@@ -128,7 +132,7 @@ EXERCISES = (
         inputs=_linear_matrices,
         mistakes=(
             Mistake(
-                "the trace at the end times t",
+                "the trace at the end times t, or t² without ½",
                 lambda A0, A1, t: math.exp(np.trace(A0 + t * A1) * t),
                 "the trace changes on the way: integrate it from 0 to t.",
             ),
@@ -186,6 +190,16 @@ EXERCISES = (
                 _reduced(lambda s, k: 1 / s / s**k),
                 "the integrand is D divided by the square of the known solution.",
             ),
+            Mistake(
+                "the other power",
+                lambda k, t: t**-k,
+                "t^(−k) is a solution, but neither 0 at t = 1 nor of slope 1 there.",
+            ),
+            Mistake(
+                "without 1/k",
+                lambda k, t: (t**k - t**-k) / 2,
+                "this vanishes at 1, but its slope there is k, not 1.",
+            ),
         ),
     ),
     Exercise(
@@ -208,6 +222,11 @@ EXERCISES = (
                 "the source left out",
                 _without_source,
                 "this solves ẋ = A x; take the difference to a known solution instead.",
+            ),
+            Mistake(
+                "the difference forgotten",
+                _difference_only,
+                "the difference of two solutions obeys ẋ = A x; add the known solution again.",
             ),
         ),
         rtol=1e-6,

@@ -5,167 +5,248 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import sympy as sp
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
 from kexue_lab.exercises import Exercise, Mistake
-from kexue_lab.optimization.gradient_clipping import descent_upper_bound, power_function_l0
 
 Inputs = Iterator[tuple[Any, ...]]
+Tensors = list[Tensor]
 
 
 def _constants(rng: np.random.Generator) -> Inputs:
-    yield 4.0, 2.0, 1.0
-    for _ in range(5):
-        L0, L1, c = rng.uniform(0.2, 9), rng.uniform(0.2, 5), rng.uniform(2, 64)
-        yield float(L0), float(L1), float(c)
+    for _ in range(6):
+        L0, L1, a = rng.uniform(0.2, 9), rng.uniform(0.2, 5), rng.uniform(2, 64)
+        yield float(L0), float(L1), float(a)
 
 
-def _slopes(rng: np.random.Generator) -> Inputs:
-    yield (1.0,)
-    yield from ((float(v),) for v in rng.uniform(0.3, 5, 5))
+def _symbols(_rng: np.random.Generator) -> Inputs:
+    yield sp.symbols("theta_0 varepsilon", positive=True)
 
 
-def _rates(rng: np.random.Generator) -> Inputs:
-    yield 1.0, 1.0, 1.0
-    yield 0.5, 1.0, 1.0
-    for _ in range(5):
-        yield float(rng.uniform(0.3, 1.5)), float(rng.uniform(0.2, 9)), float(rng.uniform(0.2, 5))
+def _power_steps(exponent: int, theta0: sp.Expr, eps: sp.Expr) -> sp.Expr:
+    """The flow's prediction for θ^n, n > 2, with the rate 1/f''(θ0)."""
+    n = sp.Integer(exponent)
+    end = (eps / n) ** (1 / (n - 1))
+    rate = 1 / (n * (n - 1) * theta0 ** (n - 2))
+    return (end ** (2 - n) - theta0 ** (2 - n)) / (n * (n - 2) * rate)
 
 
-def _starts(rng: np.random.Generator) -> Inputs:
-    yield 10.0, 1e-2
-    for _ in range(3):
-        yield float(rng.uniform(3, 12)), float(10 ** rng.uniform(-2.5, -1.5))
+def _worst_bound(a: float) -> float:
+    """The bound at the threshold, where it is worst, in units of L0/L1²."""
+    return 2 * math.exp(a) - 2 - 3 * a
 
 
-def _gradients(rng: np.random.Generator) -> Inputs:
-    for scale in (3.0, 0.1, 5.0):
+def _quartic_violation(answer: Any) -> str | None:
+    try:
+        theta, delta = (float(v) for v in answer)
+    except (TypeError, ValueError):
+        return "return two numbers: θ and Δ"
+    if not (math.isfinite(theta) and 0 < abs(delta) <= 1):
+        return f"θ must be finite and 0 < |Δ| ≤ 1, got θ = {theta:g}, Δ = {delta:g}"
+    change = abs(4 * (theta + delta) ** 3 - 4 * theta**3)
+    allowed = (16 + 4 * abs(theta) ** 3) * abs(delta)
+    if not change - allowed > 10:
+        return (
+            f"the slope changes by {change:.4g} and may change by {allowed:.4g}: "
+            "that is no violation by more than 10"
+        )
+    return None
+
+
+def _lists(rng: np.random.Generator) -> Inputs:
+    for scale, gamma in ((3.0, 1.0), (0.05, 2.0), (5.0, 0.5)):
         shapes = [(2, 3), (4,), (3, 1, 2)]
-        yield [torch.tensor(scale * rng.standard_normal(shape)) for shape in shapes], 1.0
+        parameters = [torch.tensor(rng.standard_normal(shape)) for shape in shapes]
+        gradients = [torch.tensor(scale * rng.standard_normal(shape)) for shape in shapes]
+        yield parameters, gradients, float(rng.uniform(0.1, 0.9)), gamma
 
 
-def _hard_clip_bound(c: float, L0: float, L1: float) -> float:
-    gamma, step = (torch.tensor(v, dtype=torch.float64) for v in (L0 / L1, c / L1))
-    return float(descent_upper_bound(gamma, step, L0, L1))
-
-
-def _quartic_steps(theta0: float, eps: float) -> int:
-    """Steps of gradient descent, one after the other."""
-    theta, steps = theta0, 0
-    while 4 * theta**3 > eps:
-        theta -= theta**3 / (3 * theta0**2)
-        steps += 1
-    return steps
-
-
-def _clipped_by_torch(gradients: list[Tensor], gamma: float) -> list[Tensor]:
-    params = [torch.zeros_like(g).requires_grad_() for g in gradients]
-    for p, g in zip(params, gradients, strict=True):
+def _step_by_torch(parameters: Tensors, gradients: Tensors, lr: float, gamma: float) -> Tensors:
+    moved = [p.clone().requires_grad_() for p in parameters]
+    for p, g in zip(moved, gradients, strict=True):
         p.grad = g.clone()
-    torch.nn.utils.clip_grad_norm_(params, gamma)
-    return [p.grad for p in params if p.grad is not None]
+    torch.nn.utils.clip_grad_norm_(moved, gamma)
+    torch.optim.SGD(moved, lr=lr).step()
+    return [p.detach() for p in moved]
 
 
-def _each_by_itself(gradients: list[Tensor], gamma: float) -> list[Tensor]:
-    return [g * min(1.0, gamma / float(g.norm())) for g in gradients]
+def _step(parameters: Tensors, gradients: Tensors, lr: float, factors: list[Any]) -> Tensors:
+    triples = zip(parameters, gradients, factors, strict=True)
+    return [p - lr * factor * g for p, g, factor in triples]
 
 
-def _always_rescaled(gradients: list[Tensor], gamma: float) -> list[Tensor]:
-    norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
-    return [g * gamma / norm for g in gradients]
+def _global_norm(gradients: Tensors) -> float:
+    return math.sqrt(sum(float((g**2).sum()) for g in gradients))
 
 
-def _by_coordinate(gradients: list[Tensor], gamma: float) -> list[Tensor]:
-    return [g.clamp(-gamma, gamma) for g in gradients]
+def _each_by_itself(p: Tensors, g: Tensors, lr: float, gamma: float) -> Tensors:
+    return _step(p, g, lr, [min(1.0, gamma / float(v.norm())) for v in g])
+
+
+def _always_rescaled(p: Tensors, g: Tensors, lr: float, gamma: float) -> Tensors:
+    return _step(p, g, lr, [gamma / _global_norm(g)] * len(g))
+
+
+def _absolute_values(p: Tensors, g: Tensors, lr: float, gamma: float) -> Tensors:
+    total = sum(float(v.abs().sum()) for v in g)
+    return _step(p, g, lr, [min(1.0, gamma / total)] * len(g))
+
+
+def _by_coordinate(p: Tensors, g: Tensors, lr: float, gamma: float) -> Tensors:
+    return _step(p, [v.clamp(-gamma, gamma) for v in g], lr, [1.0] * len(g))
+
+
+def _soft(p: Tensors, g: Tensors, lr: float, gamma: float) -> Tensors:
+    return _step(p, g, lr, [gamma / (_global_norm(g) + gamma)] * len(g))
+
+
+def _unchanged(p: Tensors, g: Tensors, lr: float, gamma: float) -> Tensors:
+    return _step(p, g, lr, [1.0] * len(g))
 
 
 EXERCISES = (
     Exercise(
         "the rate and the threshold for a rescaled loss",
-        solution=lambda L0, L1, c: (1 / (c * L0), c * L0 / L1),
+        solution=lambda L0, L1, a: (1 / (a * L0), a * L0 / L1),
         inputs=_constants,
         mistakes=(
             Mistake(
                 "threshold upside down",
-                lambda L0, L1, c: (1 / (c * L0), L1 / (c * L0)),
+                lambda L0, L1, a: (1 / (a * L0), L1 / (a * L0)),
                 "the threshold has the units of a gradient: compare ηγ/(G + γ) with the factor "
                 "that the safe step needs again.",
             ),
             Mistake(
-                "both constants rescaled",
-                lambda L0, L1, c: (1 / (c * L0), L0 / L1),
-                "c multiplies Hessian and gradient alike, so L1 stays as it is; the threshold "
+                "threshold not rescaled",
+                lambda L0, L1, a: (1 / (a * L0), L0 / L1),
+                "a multiplies Hessian and gradient alike, so L1 stays as it is; the threshold "
                 "must grow with the gradients.",
             ),
             Mistake(
+                "threshold divided",
+                lambda L0, L1, a: (1 / (a * L0), L0 / (a * L1)),
+                "the gradients of a f are a times as long: at which of their lengths should "
+                "clipping set in?",
+            ),
+            Mistake(
                 "nothing rescaled",
-                lambda L0, L1, c: (1 / L0, L0 / L1),
-                "these are the values for f itself; which pair of constants has c f?",
+                lambda L0, L1, a: (1 / L0, L0 / L1),
+                "these are the values for f itself; which pair of constants has a f?",
+            ),
+            Mistake(
+                "rate not rescaled",
+                lambda L0, L1, a: (1 / L0, a * L0 / L1),
+                "near the minimum the step is η times the gradient of a f, which is a times as "
+                "long; it should be as long as before.",
+            ),
+            Mistake(
+                "the pair swapped",
+                lambda L0, L1, a: (a * L0 / L1, 1 / (a * L0)),
+                "return the rate first, then the threshold.",
             ),
         ),
     ),
     Exercise(
-        "the least L0 of θ⁶",
-        solution=lambda L1: power_function_l0(3, L1),
-        inputs=_slopes,
+        "how many steps gradient descent needs on θ⁶",
+        solution=lambda theta0, eps: _power_steps(6, theta0, eps),
+        inputs=_symbols,
         mistakes=(
             Mistake(
-                "the formula of θ⁴",
-                lambda L1: 16 / L1**2,
-                "this is the formula of θ⁴; put k = 3.",
+                "the quartic's prediction",
+                lambda theta0, eps: _power_steps(4, theta0, eps),
+                "this is (4), for θ⁴; start again from the flow of θ⁶.",
             ),
             Mistake(
-                "the place, not the value",
-                lambda L1: 4 / L1,
-                "this is where the maximum sits; the question is how large f'' - L1|f'| is there.",
-            ),
-        ),
-    ),
-    Exercise(
-        "the bound for hard clipping at its threshold",
-        solution=_hard_clip_bound,
-        inputs=_rates,
-        mistakes=(
-            Mistake(
-                "the classic lemma",
-                lambda c, L0, L1: (c**2 - c) * L0 / L1**2,
-                "this uses ½ in place of (e^r - 1 - r)/r², with r = L1 s = c.",
-            ),
-            Mistake(
-                "soft clipping",
-                lambda c, L0, L1: (2 * math.exp(c / 2) - 2 - 1.5 * c) * L0 / L1**2,
-                "this is soft clipping, which halves the step at G = γ; hard clipping does not.",
-            ),
-            Mistake(
-                "curvature L0",
-                lambda c, L0, L1: (math.exp(c) - 1 - 2 * c) * L0 / L1**2,
-                "the curvature at the start is L0 + L1 G, which is 2 L0 at G = γ.",
-            ),
-        ),
-    ),
-    Exercise(
-        "how many steps gradient descent needs on θ⁴",
-        solution=_quartic_steps,
-        inputs=_starts,
-        mistakes=(
-            Mistake(
-                "without the factor 8",
-                lambda theta0, eps: 12 * theta0**2 * (4 / eps) ** (2 / 3),
-                "(1/θ²)' is 8η, not η: divide by 8.",
+                "the quartic's end",
+                lambda theta0, eps: (
+                    sp.Rational(5, 4) * theta0**4 * ((4 / eps) ** sp.Rational(4, 3) - theta0**-4)
+                ),
+                "where has the slope 6θ⁵ fallen to ε?",
             ),
             Mistake(
                 "stopping at θ = ε",
-                lambda theta0, eps: 1.5 * theta0**2 / eps**2,
-                "one stops when the gradient 4θ³ has fallen to ε, not θ itself.",
+                lambda theta0, eps: sp.Rational(5, 4) * theta0**4 * (eps**-4 - theta0**-4),
+                "one stops when the slope 6θ⁵ has fallen to ε, not θ itself.",
+            ),
+            Mistake(
+                "without the start",
+                lambda theta0, eps: sp.Rational(5, 4) * theta0**4 * (6 / eps) ** sp.Rational(4, 5),
+                "the flow begins at θ0, not at infinity: there is a term for it, too.",
+            ),
+            Mistake(
+                "the quartic's rate",
+                lambda theta0, eps: theta0**2 / 2 * ((6 / eps) ** sp.Rational(4, 5) - theta0**-4),
+                "the safe rate at the start is one over the curvature there, and that is now "
+                "30 θ0⁴.",
             ),
         ),
-        rtol=1e-2,
     ),
     Exercise(
-        "clipping by the global norm",
-        solution=_clipped_by_torch,
-        inputs=_gradients,
+        "the largest safe share of the rate",
+        solution=lambda: float(brentq(_worst_bound, 0.5, 1.0, xtol=1e-13)),
+        rtol=1e-4,
+        mistakes=(
+            Mistake(
+                "the share of step 5",
+                lambda: 0.5,
+                "½ is safe, since soft clipping is; but it is not the end of what (2) guarantees.",
+            ),
+            Mistake(
+                "the classic lemma",
+                lambda: 1.0,
+                "this is where the bound with ½ ends; put e^r - 1 - r in place of r²/2.",
+            ),
+            Mistake(
+                "only for very long gradients",
+                lambda: float(brentq(lambda a: math.exp(a) - 1 - 2 * a, 1.0, 2.0)),
+                "that is where G → ∞ loses its guarantee; at another G it is lost earlier.",
+            ),
+        ),
+    ),
+    Exercise(
+        "where the quartic violates the form without second derivatives",
+        solution=lambda: (2.4, 1.0),
+        judge=_quartic_violation,
+        mistakes=(
+            Mistake(
+                "downhill",
+                lambda: (2.4, -1.0),
+                "walking downhill the slope changes more slowly; which Δ makes 3θ² + 3θΔ + Δ² "
+                "largest?",
+            ),
+            Mistake(
+                "where the Hessian form is tight",
+                lambda: (2.0, 0.01),
+                "at θ = 2 the Hessian form is an equality, but for short Δ both forms agree: "
+                "the second derivative grows on the way.",
+            ),
+            Mistake(
+                "at the minimum",
+                lambda: (0.0, 1.0),
+                "from 0 the slope changes by 4Δ³, at most 4, and 16 is allowed.",
+            ),
+            Mistake(
+                "far out",
+                lambda: (10.0, 1.0),
+                "far out the slope is so large that it allows more than is needed: neither small "
+                "nor large θ will do.",
+            ),
+            Mistake(
+                "too long a step",
+                lambda: (2.4, 3.0),
+                "|Δ| ≤ 1: for long steps every pair of constants fails.",
+            ),
+        ),
+    ),
+    Exercise(
+        "one clipped step, mended",
+        solution=_step_by_torch,
+        inputs=_lists,
+        keeps_inputs=True,
+        rtol=1e-5,
         mistakes=(
             Mistake(
                 "each tensor by itself",
@@ -179,11 +260,18 @@ EXERCISES = (
                 "a gradient shorter than γ must stay as it is.",
             ),
             Mistake(
+                "a sum of absolute values",
+                _absolute_values,
+                "the length of a vector is the root of the sum of squares, not a sum of absolute "
+                "values.",
+            ),
+            Mistake(
                 "coordinate by coordinate",
                 _by_coordinate,
                 "this cuts each entry off, as clip_grad_value_ does, and changes the direction.",
             ),
+            Mistake("soft clipping", _soft, "this is soft clipping; the libraries clip hard."),
+            Mistake("no clipping", _unchanged, "gradients longer than γ must be shortened."),
         ),
-        rtol=1e-5,
     ),
 )

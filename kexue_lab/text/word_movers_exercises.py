@@ -61,6 +61,16 @@ def _all_equalities(p: Array, q: Array, cost: Array) -> Program:
     return cost.ravel(), np.vstack([rows, columns]), np.concatenate([p, q])
 
 
+def _exchanged_masses(p: Array, q: Array, cost: Array) -> Program:
+    c, equalities, _ = _transport_program(p, q, cost)
+    return c, equalities, np.concatenate([q, p])[:-1]
+
+
+def _rows_only(p: Array, q: Array, cost: Array) -> Program:
+    c, equalities, masses = _transport_program(p, q, cost)
+    return c, equalities[: len(p)], masses[: len(p)]
+
+
 def _wrong_order(p: Array, q: Array, cost: Array) -> Program:
     _, equalities, masses = _transport_program(p, q, cost)
     return cost.ravel(order="F"), equalities, masses
@@ -110,12 +120,23 @@ def _detour_of_roots(a: Array, c: Array) -> tuple[Array, float]:
     return b, float(whole - first - second)
 
 
+def _negated_detour(a: Array, c: Array) -> tuple[Array, float]:
+    b, excess = _detour(a, c)
+    return b, -excess
+
+
+def _opposite_detour(a: Array, c: Array) -> tuple[Array, float]:
+    b = -_unit(a) - _unit(c)
+    return b, _rotation(a, c) - _rotation(a, b) - _rotation(b, c)
+
+
 def _no_detour(a: Array, c: Array) -> tuple[Array, float]:
     return a, 0.0
 
 
 def _judge_detour(got: Any, a: Array, c: Array) -> str | None:
-    b, excess = np.asarray(got[0], dtype=float), float(got[1])
+    direction, excess = got
+    b, excess = np.asarray(direction, dtype=float), float(excess)
     if b.shape != a.shape:
         return f"b should be a vector of shape {a.shape}, got shape {b.shape}"
     if not np.linalg.norm(b) > 0:
@@ -173,6 +194,16 @@ EXERCISES = (
                 _all_equalities,
                 "one of the m + n equalities follows from the others: drop it.",
             ),
+            Mistake(
+                "exchanged masses",
+                _exchanged_masses,
+                "the rows of the plan sum to p, its columns to q: b holds them in this order.",
+            ),
+            Mistake(
+                "rows only",
+                _rows_only,
+                "the columns of the plan must sum to q as well.",
+            ),
         ),
     ),
     Exercise(
@@ -213,6 +244,16 @@ EXERCISES = (
                 _no_detour,
                 "with b = a there is equality; a direction between a and c does better.",
             ),
+            Mistake(
+                "the wrong way round",
+                _negated_detour,
+                "the inequality is violated by a positive amount: WRD(a,c) - WRD(a,b) - WRD(b,c).",
+            ),
+            Mistake(
+                "the opposite direction",
+                _opposite_detour,
+                "this b points away from both; take one between a and c.",
+            ),
         ),
     ),
     Exercise(
@@ -235,6 +276,17 @@ EXERCISES = (
                 lambda x, y: float(np.sqrt(2 * _centroid_bound(x, y))),
                 "this bounds √(2 WRD); square it and halve it.",
             ),
+            Mistake(
+                "mean vectors",
+                lambda x, y: float(np.square(x.mean(0) - y.mean(0)).sum() / 2),
+                "the centroids of WRD lie within the unit ball: divide the sum of the vectors by"
+                " the sum of their norms, not by their number.",
+            ),
+            Mistake(
+                "the norm of the sum",
+                lambda x, y: _rotation(x.sum(0), y.sum(0)),
+                "the masses add up to the sum of the norms, not to the norm of the sum.",
+            ),
         ),
     ),
     Exercise(
@@ -251,6 +303,16 @@ EXERCISES = (
                 "zero over zero",
                 _undefined_gradient,
                 "a word that both texts share stays where it is and contributes 0, not 0/0.",
+            ),
+            Mistake(
+                "masses of 1",
+                lambda x, y: len(x) * _gradient(x, y),
+                "each word of x has the mass 1/m: the plan's rows sum to that.",
+            ),
+            Mistake(
+                "the other way",
+                lambda x, y: -_gradient(x, y),
+                "the distance grows when x moves away from y: the unit vector is (x - y)/‖x - y‖.",
             ),
         ),
         atol=1e-10,

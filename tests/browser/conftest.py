@@ -5,6 +5,7 @@ import http.server
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import SECONDS
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -42,6 +44,7 @@ def browser():
 def page(browser):
     """A page that remembers what it loaded and what went wrong."""
     page = browser.new_page(viewport={"width": 1200, "height": 1000})
+    page.set_default_timeout(1e3 * SECONDS)
     page.requests, page.errors = [], []
     page.on("request", lambda request: page.requests.append(request.url))
     page.on(
@@ -61,7 +64,7 @@ def course(tmp_path_factory):
     return folder
 
 
-def start(arguments, folder, pattern, seconds=90):
+def start(arguments, folder, pattern):
     """Start `kexue-lab …` in a folder; return the process and what matches in its output."""
     log = folder / f"{arguments[0]}.log"
     environment = {name: value for name, value in os.environ.items() if name != "DISPLAY"}
@@ -74,7 +77,7 @@ def start(arguments, folder, pattern, seconds=90):
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    for _ in range(10 * seconds):
+    for _ in range(10 * SECONDS):
         match = re.search(pattern, log.read_text())
         if match:
             return process, match[0]
@@ -98,8 +101,11 @@ def lab(course):
 def app(course):
     """The address of the explorers of one article, served by the course's own command."""
     pytest.importorskip("voila", reason="Voilà is not installed: pip install 'kexue-lab[app]'")
-    arguments = ["app", "mathematics/random_sector", "--port", "8931"]
-    process, address = start(arguments, course, r"http://localhost:8931/\S*")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    arguments = ["app", "mathematics/random_sector", "--port", port]
+    process, address = start(arguments, course, r"http://localhost:\d+/\S*")
     yield address.replace("localhost", "127.0.0.1")
     process.terminate()
     process.wait(20)
@@ -110,7 +116,7 @@ def site():
     """The address of the static site, built if it is not there."""
     pytest.importorskip("sphinx", reason="Sphinx is not installed: pip install -e '.[dev]'")
     folder = ROOT / "build" / "site"
-    subprocess.run([sys.executable, "docs/build.py"], cwd=ROOT, check=True, timeout=900)
+    subprocess.run([sys.executable, "docs/build.py"], cwd=ROOT, check=True)
     handler = functools.partial(_Quiet, directory=folder)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

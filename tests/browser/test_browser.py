@@ -1,10 +1,16 @@
-"""The course in a real browser: JupyterLab, exercises, the static site, the app."""
+"""The course in a real browser: JupyterLab, exercises, the static site, the app.
 
+Every wait is for a state. The time limits are far larger than any wait seen, also on busy cores:
+they only end what hangs. How quickly a slider answers is printed, not asserted.
+"""
+
+import re
 import statistics
 import time
 
 import nbformat
 import pytest
+from waiting import wait_until
 
 from kexue_lab.course.catalog import catalog
 
@@ -16,14 +22,14 @@ SCROLLER = ".jp-WindowedPanel-outer"
 def open_notebook(page, lab, name):
     address, token = lab
     page.goto(f"{address}/doc/tree/notebooks/{name}.ipynb?token={token}&reset")
-    page.wait_for_selector(IDLE, timeout=60_000)
+    page.wait_for_selector(IDLE)
 
 
 def run_all(page):
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="busy"]', timeout=20_000)
-    page.wait_for_selector(IDLE, timeout=180_000)
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="busy"]')
+    page.wait_for_selector(IDLE)
 
 
 def scroll_to(page, selector):
@@ -47,7 +53,6 @@ def seconds_to_new_picture(page, picture):
     page.wait_for_function(
         "([image, old]) => image.src !== old && image.complete",
         arg=[picture.element_handle(), before],
-        timeout=10_000,
     )
     return time.perf_counter() - start
 
@@ -60,11 +65,12 @@ def test_a_notebook_runs_and_its_slider_answers_in_jupyterlab(page, lab, course,
     picture = page.locator("img.widget-image").first
     handle.focus()
     times = [seconds_to_new_picture(page, picture) for _ in range(7)]
-    assert statistics.median(times) < 0.2, times
+    print(f"{name}: key to new picture in {1e3 * statistics.median(times):.0f} ms (median of 7)")
 
-    page.keyboard.press("Control+s")
     stored = course / "notebooks" / f"{name}.ipynb"
-    page.wait_for_timeout(2000)
+    before = stored.stat().st_mtime_ns
+    page.keyboard.press("Control+s")
+    wait_until(lambda: stored.stat().st_mtime_ns != before)
     cells = [c for c in nbformat.read(stored, as_version=4).cells if c.cell_type == "code"]
     assert all(c.execution_count for c in cells)
     assert not [o for c in cells for o in c.outputs if o.output_type == "error"]
@@ -76,10 +82,10 @@ def answer(page, code):
     editor.locator(".cm-content").click()
     page.keyboard.press("Control+a")
     page.keyboard.insert_text(code)
+    prompt = editor.locator(".jp-InputPrompt").first
+    before = prompt.inner_text()
     page.keyboard.press("Control+Enter")
-    page.wait_for_timeout(500)
-    page.wait_for_selector(IDLE, timeout=30_000)
-    page.wait_for_timeout(500)
+    wait_until(lambda: re.fullmatch(r"\[\d+\]:", now := prompt.inner_text()) and now != before)
     return editor.locator(".jp-OutputArea").inner_text()
 
 
@@ -113,7 +119,7 @@ def test_the_site(page, site):
 def test_the_site_is_searched_by_a_chinese_title(page, site):
     title = catalog()["diffusion/probability_flow"].title_zh
     page.goto(f"{site}/search.html?q={title}")
-    page.wait_for_selector("#search-results li a", timeout=20_000)
+    page.wait_for_selector("#search-results li a")
     links = page.locator("#search-results li a").all()
     assert any("diffusion/probability_flow" in link.get_attribute("href") for link in links)
     assert not page.errors
@@ -137,14 +143,15 @@ def test_the_site_fits_a_phone(browser, site):
     phone = browser.new_page(viewport={"width": 390, "height": 800})
     for name in ("index", "mathematics/random_sector", "verified"):
         phone.goto(f"{site}/{name}.html")
-        phone.wait_for_timeout(1500)
+        # What is typeset late may be too wide.
+        phone.wait_for_function("!window.MathJax || MathJax.startup.promise.then(() => true)")
         assert phone.evaluate("document.documentElement.scrollWidth") <= 390, name
     phone.close()
 
 
 def test_the_app_serves_an_articles_explorers(page, app):
     page.goto(app)
-    page.wait_for_selector(".noUi-handle", timeout=90_000)
+    page.wait_for_selector(".noUi-handle")
     page.locator(".noUi-handle").first.focus()
     seconds_to_new_picture(page, page.locator("img.widget-image").first)
     assert page.locator("pre").filter(has_text="Error").count() == 0

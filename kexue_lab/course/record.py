@@ -1,0 +1,118 @@
+"""Run an article's notebook over many seeds and store the figures that it hands over."""
+
+import hashlib
+import json
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+from kexue_lab.course.notebooks import execute
+from kexue_lab.course.places import PACKAGE, course_root, notebook_path
+from kexue_lab.evidence import ENOUGH
+from kexue_lab.recorded import Row, read_rows, recorded_path, write_rows
+
+
+def record(
+    article: str,
+    seeds: Iterable[int],
+    *,
+    scale: str = "cpu",
+    workers: int = 2,
+    report: Callable[[str], None] = print,
+) -> dict[int, Row]:
+    """Run the notebook once for each seed and store the rows beside the article's module.
+
+    Each seed's row is kept as it comes, so that an interrupted recording goes on where it
+    stopped. A seed that fails is kept as a failure.
+
+    Args:
+        article: the article's name, such as "optimization/gradient_clipping".
+        seeds: values of the notebook's `SEED`.
+        scale: its `SCALE`.
+        workers: how many notebooks run at once.
+        report: is told what each seed gave, in a line.
+
+    Returns:
+        the rows by seed.
+    """
+    drafts = course_root() / "build" / "record" / article / scale
+    source, wanted = fingerprint(article), sorted(set(seeds))
+    rows = {seed: row for seed, row in _drafts(drafts).items() if row.source == source}
+    rows = {seed: row for seed, row in rows.items() if seed in wanted}
+    if rows:
+        report(f"{len(rows)} seeds were recorded before")
+    with ThreadPoolExecutor(workers) as pool:
+        running = {
+            pool.submit(_run, article, seed, scale, source, drafts): seed
+            for seed in wanted
+            if seed not in rows
+        }
+        try:
+            for done in as_completed(running):
+                rows[running[done]] = row = done.result()
+                report(f"seed {running[done]}: {row.failed or 'recorded'}")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    write_rows(recorded_path(article), rows, scale)
+    return rows
+
+
+def rarely_held(rows: Mapping[int, Row]) -> dict[str, int]:
+    """Claims that held on too few of the seeds, with the number on which they did."""
+    good = [row for row in rows.values() if not row.failed]
+    held = Counter(key for row in good for key, truth in row.held.items() if truth)
+    keys = dict.fromkeys(key for row in good for key in row.held)
+    return {key: held[key] for key in keys if held[key] < ENOUGH * len(good)}
+
+
+def fingerprint(article: str) -> str:
+    """A mark of the notebook's code and the article's module: a change of either changes it."""
+    notebook = nbformat.read(notebook_path(article), as_version=4)
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    module = (PACKAGE / f"{article}.py").read_text("utf8")
+    return hashlib.sha256("\0".join([module, *code]).encode()).hexdigest()[:12]
+
+
+def is_stale(article: str) -> bool:
+    """Whether any recorded row is older than the notebook or the module."""
+    rows = read_rows(recorded_path(article))
+    return bool(rows) and any(row.source != fingerprint(article) for row in rows.values())
+
+
+def _run(article: str, seed: int, scale: str, source: str, drafts: Path) -> Row:
+    """One seed's row, from the notebook itself; also stored as a draft."""
+    drafts.mkdir(parents=True, exist_ok=True)
+    handed = drafts / f"{seed}.handed"
+    made = f"{date.today()}, " + ", ".join(
+        f"{name} {version(name)}" for name in ("kexue-lab", "torch", "numpy")
+    )
+    made += f", {platform.machine()}"
+    environment = {
+        "KEXUE_RECORD": str(handed),
+        "KEXUE_FIGURES_DIR": str(drafts / "figures"),  # not the course's own
+    }
+    try:
+        execute(notebook_path(article), environment, {"SEED": seed, "SCALE": scale})
+        row = Row(**json.loads(handed.read_text("utf8")), source=source, made=made)
+    except (CellExecutionError, DeadKernelError, FileNotFoundError) as error:
+        last = str(error).strip().splitlines()[-1]
+        row = Row(failed=f"{type(error).__name__}: {last}", source=source, made=made)
+    finally:
+        handed.unlink(missing_ok=True)
+    write_rows(drafts / f"{seed}.json", {seed: row})
+    return row
+
+
+def _drafts(folder: Path) -> dict[int, Row]:
+    rows: dict[int, Row] = {}
+    for path in folder.glob("*.json"):
+        rows |= read_rows(path)
+    return rows

@@ -1,0 +1,422 @@
+"""Compare a student's result with the right one, and say in which way it is wrong.
+
+Every kind of fault is one small function: it looks at all inputs of a check at once, since what
+holds for one input may hold there by chance.
+"""
+
+import contextlib
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import combinations
+from numbers import Rational
+from typing import Any
+
+import numpy as np
+
+# Differences up to here are rounding, not another formula.
+_RTOL, _ATOL = 1e-7, 1e-10
+_UNITS = {"": 1.0, "π": math.pi, "√2": math.sqrt(2), "√π": math.sqrt(math.pi), "ln 2": math.log(2)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input, what the student's function gave for it, and the right result."""
+
+    arguments: tuple[Any, ...]
+    got: Any
+    expected: Any
+
+
+@dataclass(frozen=True)
+class Check:
+    """All cases of a check.
+
+    Attributes:
+        cases: at least one.
+        wrong: index of the first wrong one.
+        solution: the right function of the arguments.
+        names: what the arguments are called.
+        rtol: relative tolerance of the exercise.
+        atol: absolute tolerance of the exercise.
+    """
+
+    cases: Sequence[Case]
+    wrong: int
+    solution: Callable[..., Any]
+    names: Sequence[str]
+    rtol: float
+    atol: float
+
+    def right(self, case: Case) -> bool:
+        """Whether the case is right within the exercise's tolerance."""
+        return same(case.got, case.expected, self.rtol, self.atol)
+
+    def pairs(self) -> tuple[Any, Any] | None:
+        """All results and all right ones as two long arrays; None unless they are numbers."""
+        got, expected = [], []
+        for case in self.cases:
+            a, b = numbers(case.got), numbers(case.expected)
+            if a is None or b is None or a.shape != b.shape:
+                return None
+            got.append(a.ravel())
+            expected.append(b.ravel())
+        a, b = np.concatenate(got), np.concatenate(expected)
+        return (a, b) if a.size and np.isfinite(a).all() and np.isfinite(b).all() else None
+
+
+def same(got: Any, expected: Any, rtol: float, atol: float) -> bool:
+    """Whether two results are equal: numbers within tolerance, arrays also in shape.
+
+    `nan` equals nothing. Tuples and lists of results are compared entry by entry; text, sets and
+    dictionaries must be equal.
+    """
+    try:
+        if isinstance(expected, (str, set, dict)):
+            return type(got) is type(expected) and bool(got == expected)
+        if isinstance(expected, (tuple, list)):
+            pairs = zip(got, expected, strict=True)
+            return all(same(a, b, rtol, atol) for a, b in pairs)
+        if isinstance(got, Rational) and isinstance(expected, Rational):
+            allowed = Fraction(atol) + Fraction(rtol) * abs(Fraction(expected))
+            return bool(abs(Fraction(got) - Fraction(expected)) <= allowed)
+        a, b = _as_array(got), _as_array(expected)
+        return a.shape == b.shape and bool(np.allclose(a, b, rtol, atol))
+    except Exception:  # whatever cannot be read as numbers
+        return False
+
+
+def _as_array(value: Any) -> Any:
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        # numpy has no bfloat16.
+        value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
+    array = np.asarray(value)
+    return array.astype(float) if array.dtype == object else array
+
+
+def numbers(value: Any) -> Any:
+    """The value as an array of real numbers, or None if it is something else."""
+    try:
+        array = _as_array(value)
+    except Exception:
+        return None
+    return array.astype(float) if array.dtype.kind in "biuf" else None
+
+
+def _equal(got: Any, expected: Any) -> bool:
+    with np.errstate(all="ignore"):
+        return bool(np.allclose(got, expected, _RTOL, _ATOL))
+
+
+# --- what one result alone shows ------------------------------------------------------------------
+
+
+def not_a_number(check: Check) -> str | None:
+    """A nan, an infinity or a complex number where a real number belongs."""
+    got, expected = check.cases[check.wrong].got, numbers(check.cases[check.wrong].expected)
+    if expected is None or not np.isfinite(expected).all():
+        return None
+    with contextlib.suppress(Exception):
+        if np.iscomplexobj(_as_array(got)):
+            return "the result is complex: is there a root or a logarithm of a negative number?"
+    found = numbers(got)
+    if found is not None and np.isnan(found).any():
+        return "nan arises from 0/0, ∞ − ∞, or a root or logarithm of a negative number."
+    if found is not None and np.isinf(found).any():
+        return "infinity: a division by 0, or a number beyond the range of floating point."
+    return None
+
+
+def single_precision(check: Check) -> str | None:
+    """Right as far as float32 goes."""
+    case = check.cases[check.wrong]
+    dtype = str(getattr(case.got, "dtype", ""))
+    digits = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 3e-2}.get(dtype.split(".")[-1])
+    if digits and all(same(c.got, c.expected, digits, digits) for c in check.cases):
+        return f"right, but in {dtype.split('.')[-1]}: compute in float64 for all its digits."
+    return None
+
+
+def shape(check: Check) -> str | None:
+    """The right numbers in the wrong places, or another shape altogether."""
+    case = check.cases[check.wrong]
+    got, expected = numbers(case.got), numbers(case.expected)
+    if got is None or expected is None:
+        return None
+    if got.ndim == 2 and got.T.shape == expected.shape and _equal(got.T, expected):
+        return "this is the transpose of the right result."
+    if got.shape != expected.shape:
+        if got.size == expected.size and _equal(got.ravel(), expected.ravel()):
+            return f"the numbers are right; their shape should be {expected.shape}."
+        return f"the result should have the shape {expected.shape}, not {got.shape}."
+    return _order(got, expected) if expected.size > 1 else None
+
+
+def _order(got: Any, expected: Any) -> str | None:
+    for axis in range(expected.ndim):
+        if _equal(np.flip(got, axis), expected):
+            return "the right numbers in reversed order."
+    if _equal(np.sort(got, None), np.sort(expected, None)):
+        return "the right numbers in another order."
+    return None
+
+
+def length(check: Check) -> str | None:
+    """Too few or too many values, or one value in place of several."""
+    case = check.cases[check.wrong]
+    if not isinstance(case.expected, (tuple, list)):
+        return None
+    count = len(case.expected)
+    with contextlib.suppress(TypeError):
+        found = len(case.got)
+        return None if found == count else f"{count} values are asked for, not {found}."
+    return f"{count} values are asked for, as a {type(case.expected).__name__}."
+
+
+# --- what all inputs show together ----------------------------------------------------------------
+
+
+def factor(check: Check) -> str | None:
+    """A constant factor or a sign on all inputs."""
+    pairs = check.pairs()
+    if pairs is None or not pairs[1].any():
+        return None
+    got, expected = pairs
+    ratio = float(got @ expected / (expected @ expected))
+    if ratio == 0 or not _equal(got, ratio * expected):
+        return None
+    if _equal(ratio, -1):
+        return "the sign is wrong."
+    name = _named(ratio)
+    if np.allclose(np.abs(expected), np.abs(expected[0])) and not name:
+        return None  # of a single number every other one is a multiple
+    return f"your result is the right one times {name or f'{ratio:.6g}'}, on every input."
+
+
+def _named(value: float) -> str:
+    """A number as a small fraction of a familiar constant; empty if it is none."""
+    for name, unit in _UNITS.items():
+        for power in (1, -1) if name else (1,):
+            share = Fraction(value / unit**power).limit_denominator(12)
+            if share and abs(share.numerator) <= 12 and _equal(float(share) * unit**power, value):
+                scale = f"·{name}" if power == 1 else f"/{name}"
+                return f"{share}{scale if name else ''}"
+    return ""
+
+
+def offset(check: Check) -> str | None:
+    """A constant summand on all inputs."""
+    pairs = check.pairs()
+    if pairs is None or np.allclose(pairs[1], pairs[1][0]):
+        return None
+    difference = pairs[0] - pairs[1]
+    if abs(difference[0]) < 1e-9 or not _equal(difference, difference[0]):
+        return None
+    sign = "plus" if difference[0] > 0 else "minus"
+    return f"your result is the right one {sign} {abs(difference[0]):.6g}, on every input."
+
+
+_RELATIONS: tuple[tuple[str, Callable[[Any], Any]], ...] = (
+    ("1 minus the right one", lambda e: 1 - e),
+    ("the right one minus its square", lambda e: e - e**2),
+    ("the reciprocal of the right one", lambda e: 1 / e),
+    ("the square of the right one", lambda e: e**2),
+    ("the square root of the right one", np.sqrt),
+    ("the logarithm of the right one", np.log),
+    ("the exponential of the right one", np.exp),
+    ("the absolute value of the right one", np.abs),
+)
+
+
+def relation(check: Check) -> str | None:
+    """Another function of the right result: its square, its complement, its logarithm."""
+    pairs = check.pairs()
+    if pairs is None:
+        return None
+    for name, function in _RELATIONS:
+        with np.errstate(all="ignore"):
+            if _equal(pairs[0], function(pairs[1])):
+                return f"your result is {name}, on every input."
+    if _equal(np.abs(pairs[0]), np.abs(pairs[1])):
+        return "right but for some signs."
+    return None
+
+
+def components(check: Check) -> str | None:
+    """Of several results some are right, and one can be named that is wrong."""
+    if not all(
+        isinstance(c.expected, tuple)
+        and isinstance(c.got, (tuple, list))
+        and len(c.got) == len(c.expected)
+        for c in check.cases
+    ):
+        return None
+    count = len(check.cases[0].expected)
+    good = [all(_entry_right(check, c, i) for c in check.cases) for i in range(count)]
+    if count < 2 or any(len(c.expected) != count for c in check.cases) or not any(good):
+        return None
+    place = good.index(False)
+    rest = diagnose(_entry(check, place))
+    return f"value {place + 1} of {count} is wrong" + (f": {rest}" if rest else ".")
+
+
+def _entry_right(check: Check, case: Case, place: int) -> bool:
+    return same(case.got[place], case.expected[place], check.rtol, check.atol)
+
+
+def _entry(check: Check, place: int) -> Check:
+    """The check of one of several results alone."""
+    cases = [Case(case.arguments, case.got[place], case.expected[place]) for case in check.cases]
+    wrong = next(i for i, c in enumerate(check.cases) if not _entry_right(check, c, place))
+    solution = check.solution
+    return replace(check, cases=cases, wrong=wrong, solution=lambda *a: solution(*a)[place])
+
+
+# --- what the right function gives for other arguments --------------------------------------------
+
+
+_CHANGES: tuple[tuple[str, Callable[[Any], Any]], ...] = (
+    ("{} had the other sign", lambda a: -a),
+    ("{} were squared", lambda a: a**2),
+    ("{} were its square root", lambda a: a**0.5),
+    ("1 − {0} stood for {0}", lambda a: 1 - a),
+    ("{} were doubled", lambda a: 2 * a),
+    ("{} were halved", lambda a: a / 2),
+    ("{} were 1", lambda a: a * 0 + 1),
+    ("{} were 0", lambda a: a * 0),
+    ("{} were its reciprocal", lambda a: 1 / a),
+    ("{} were transposed", lambda a: a.T if a.ndim == 2 else None),
+)
+# Of a count, whose square may cost hours.
+_CHANGES_OF_A_COUNT: tuple[tuple[str, Callable[[Any], Any]], ...] = (
+    ("{} were one larger", lambda a: a + 1),
+    ("{} were one smaller", lambda a: a - 1),
+)
+
+
+def other_arguments(check: Check) -> str | None:
+    """Right for other arguments: two exchanged, one squared, one left out."""
+    if numbers(check.cases[check.wrong].got) is None:
+        return None
+    for text, change in _changes(check):
+        with contextlib.suppress(Exception), warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            if _explains(check, change):
+                return f"this would be right if {text}."
+    return None
+
+
+def _changes(check: Check) -> Iterator[tuple[str, Callable[[list[Any]], None]]]:
+    arguments = check.cases[check.wrong].arguments
+    names = [f"`{name}`" for name in check.names[: len(arguments)]]
+    for i, j in combinations(range(len(arguments)), 2):
+        if _alike(arguments[i], arguments[j]):
+            yield f"{names[i]} and {names[j]} were exchanged", _exchange(i, j)
+    for i, argument in enumerate(arguments):
+        if _numeric(argument):
+            for text, change in _CHANGES_OF_A_COUNT if isinstance(argument, int) else _CHANGES:
+                yield text.format(names[i]), _replacement(i, change)
+
+
+def _exchange(i: int, j: int) -> Callable[[list[Any]], None]:
+    def exchange(arguments: list[Any]) -> None:
+        arguments[i], arguments[j] = arguments[j], arguments[i]
+
+    return exchange
+
+
+def _replacement(i: int, change: Callable[[Any], Any]) -> Callable[[list[Any]], None]:
+    def replacement(arguments: list[Any]) -> None:
+        arguments[i] = change(arguments[i])
+
+    return replacement
+
+
+def _explains(check: Check, change: Callable[[list[Any]], None]) -> bool:
+    """Whether the right function of the changed arguments gives the student's results.
+
+    The first wrong case comes first: most changes are ruled out by it alone.
+    """
+    for case in [check.cases[check.wrong], *check.cases]:
+        arguments = list(case.arguments)
+        change(arguments)
+        if not same(case.got, check.solution(*arguments), _RTOL, _ATOL):
+            return False
+    return True
+
+
+def _numeric(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float, Fraction, np.ndarray)) or hasattr(value, "detach")
+
+
+def _alike(a: Any, b: Any) -> bool:
+    if _numeric(a) and _numeric(b):
+        return bool(np.shape(a) == np.shape(b))
+    return type(a) is type(b)
+
+
+# --- what is left ---------------------------------------------------------------------------------
+
+
+def few_digits(check: Check) -> str | None:
+    """Nearly right: a rounded constant, a coarse grid, a sample in place of a mean."""
+    pairs = check.pairs()
+    if pairs is None or not pairs[1].any():
+        return None
+    error = float(np.max(np.abs(pairs[0] - pairs[1])) / np.max(np.abs(pairs[1])))
+    if not 0 < error < 5e-3 or error <= 10 * check.rtol:
+        return None
+    digits = math.floor(-math.log10(error))
+    return f"right to about {digits} digits: a rounded constant, a coarse grid or random numbers?"
+
+
+def right_elsewhere(check: Check) -> str | None:
+    """Right on some inputs only."""
+    right = [case for case in check.cases if check.right(case)]
+    if not right:
+        return None
+    return f"right on {len(right)} of {len(check.cases)} inputs: which case is different here?"
+
+
+def some_entries(check: Check) -> str | None:
+    """Right in some entries of an array only."""
+    case = check.cases[check.wrong]
+    got, expected = numbers(case.got), numbers(case.expected)
+    if got is None or expected is None or got.shape != expected.shape:
+        return None
+    good = np.isclose(got, expected, check.rtol, check.atol)
+    if not good.any() or good.all():
+        return None
+    first = tuple(int(i) for i in np.argwhere(~good)[0])
+    return f"{int(good.sum())} of {good.size} entries are right; the first wrong one is at {first}."
+
+
+KINDS: tuple[Callable[[Check], str | None], ...] = (
+    not_a_number,
+    single_precision,
+    length,
+    shape,
+    factor,
+    offset,
+    relation,
+    components,
+    other_arguments,
+    few_digits,
+    right_elsewhere,
+    some_entries,
+)
+
+
+# Of a single value that is asked for, the others would give it away.
+_KINDS_OF_A_VALUE = (not_a_number, single_precision, length, shape, few_digits)
+
+
+def diagnose(check: Check) -> str | None:
+    """What may be wrong, by the first kind of fault that fits; None if none does."""
+    kinds = KINDS if check.cases[check.wrong].arguments else _KINDS_OF_A_VALUE
+    return next((text for kind in kinds if (text := kind(check)) is not None), None)

@@ -1,0 +1,210 @@
+"""Answers that readers have tried: right ones pass, wrong ones get a hint that fits.
+
+Wrong answers that are named mistakes of an exercise are tried by `test_exercise_contract.py`.
+"""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from kexue_lab.attention.linear_attention import linear_attention
+from kexue_lab.exercises import exercise
+from kexue_lab.mathematics.random_sector import same_sector_probability
+
+
+def token_by_token(phi_q, phi_k, v, chunk_size):
+    total, mass, rows = 0, 0, []
+    for q, k, w in zip(phi_q, phi_k, v, strict=True):
+        total, mass = total + k[:, None] * w, mass + k
+        rows.append(q @ total / (q @ mass))
+    return torch.stack(rows)
+
+
+def dense(phi_q, phi_k, v, chunk_size):
+    weights = (phi_q @ phi_k.mT).tril()
+    return weights @ v / weights.sum(-1, keepdim=True)
+
+
+def clipped_in_place(gradients, gamma):
+    norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
+    for g in gradients:
+        g.mul_(min(1.0, gamma / norm))
+    return gradients
+
+
+def with_hooks_left(net, x, t, weights):
+    width = net.entry.out_channels
+    blocks = (net.up_high2, net.up_high1, net.up_low2, net.up_low1)
+    for block, size, weight in zip(
+        blocks, (width, width, 2 * width, 2 * width), weights, strict=True
+    ):
+
+        def scale(_, inputs, size=size, weight=weight):
+            hidden, embedding = inputs
+            return torch.cat([hidden[:, :-size], weight * hidden[:, -size:]], 1), embedding
+
+        block.register_forward_pre_hook(scale)
+    with torch.no_grad():
+        return net(x, t)
+
+
+def solution(article, number):
+    return exercise(article, number).solution
+
+
+def open_ends(velocity, diffusion, h):
+    matrix = solution("diffusion/probability_flow", 3)(velocity, diffusion, h)
+    matrix[0, 0] -= 1 / h
+    matrix[-1, -1] -= 1 / h
+    return matrix
+
+
+def sampled_wins(mu, y):
+    noise = np.random.default_rng(0).normal(size=(200_000, 3))
+    return float(((mu + noise).argmax(1) == y).mean())
+
+
+WRONG = [
+    (
+        "mathematics/random_sector",
+        2,
+        lambda n, turn: float(same_sector_probability(n, turn=turn)),
+        "no exact number",
+    ),
+    ("mathematics/random_sector", 3, lambda n: 1 - n / 2 ** (n - 1), "no exact number"),
+    (
+        "mathematics/random_sector",
+        6,
+        lambda n, theta: 1 - solution("mathematics/random_sector", 6)(n, theta),
+        "1 minus the right one",
+    ),
+    ("text/word_movers", 5, lambda x, y: solution("text/word_movers", 5)(y, x), "shape"),
+    ("optimization/gradient_clipping", 5, clipped_in_place, "has changed its input: gradients"),
+    (
+        "diffusion/probability_flow",
+        1,
+        lambda x, t, k: solution("diffusion/probability_flow", 1)(x, t, k**2),
+        "`kappa` were squared",
+    ),
+    (
+        "diffusion/probability_flow",
+        2,
+        lambda t: math.pi / 2 * math.tan(math.pi * t / 2),
+        "times 1/2",
+    ),
+    ("diffusion/probability_flow", 2, lambda t: -math.pi * math.tan(math.pi * t / 2), "the sign"),
+    (
+        "diffusion/probability_flow",
+        3,
+        open_ends,
+        "entries are right; the first wrong one is at (0, 0)",
+    ),
+    (
+        "diffusion/ddim",
+        3,
+        lambda *a: solution("diffusion/ddim", 3)(*a[:-1], a[-1] ** 2),
+        "`eta` were squared",
+    ),
+    (
+        "diffusion/optimal_variance",
+        1,
+        lambda s, ab, bb: solution("diffusion/optimal_variance", 1)(s**0.5, ab, bb),
+        "`s` were its square root",
+    ),
+    (
+        "diffusion/optimal_variance",
+        1,
+        lambda *a: np.float32(solution("diffusion/optimal_variance", 1)(*a)),
+        "float32",
+    ),
+    ("attention/linear_attention", 2, token_by_token, "a loop over single tokens is slow"),
+    ("attention/linear_attention", 2, dense, "needs no n by n matrix"),
+    (
+        "mathematics/em",
+        5,
+        lambda *a: solution("mathematics/em", 5)(*a) - 0.5 * math.log(2 * math.pi),
+        "minus 0.918939",
+    ),
+    ("losses/accuracy", 2, lambda q: -solution("losses/accuracy", 2)(q), "the sign"),
+    (
+        "losses/accuracy",
+        2,
+        lambda q: np.array([2 * q, q**2 + 1, 0, -q]),
+        "3 of 4 entries are right; the first wrong one is at (1,)",
+    ),
+    ("losses/accuracy", 3, sampled_wins, "digits"),
+    ("diffusion/diffusion_ode", 1, lambda k, t: -k * t ** (2 * k - 1), "the sign"),
+    (
+        "diffusion/poisson_flow",
+        3,
+        lambda u, d, T: solution("diffusion/poisson_flow", 3)(u, d, 1.0),
+        "`T` were 1",
+    ),
+    ("diffusion/skip_tuning", 4, with_hooks_left, "has changed its input: net"),
+    (
+        "diffusion/unified",
+        3,
+        lambda x, guess: solution("diffusion/unified", 3)(guess, x),
+        "`x` and `x0_hat` were exchanged",
+    ),
+    (
+        "diffusion/unified",
+        2,
+        lambda a, b, c, s, m: solution("diffusion/unified", 2)(b, a, c, s, m),
+        "`a` and `b` were exchanged",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("article", "number", "answer", "part"),
+    WRONG,
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_wrong_answer_gets_a_hint_that_fits(article, number, answer, part):
+    feedback = exercise(article, number).check(answer)
+    assert feedback.passed is False
+    assert part in repr(feedback)
+
+
+def heun_in_t(x, noise, times):
+    def slope(x, t):
+        return (
+            math.pi / 2 * (noise(x, t) / math.cos(math.pi * t / 2) - x * math.tan(math.pi * t / 2))
+        )
+
+    for t, u in itertools.pairwise(times):
+        first = slope(x, t)
+        x = x + (u - t) * (first + slope(x + (u - t) * first, u)) / 2
+    return x
+
+
+def other_root(ab_t, bb_t, ab_u, bb_u, sigma):
+    kappa = -math.sqrt(bb_u**2 - sigma**2) / bb_t
+    return kappa, ab_u - ab_t * kappa
+
+
+def in_chunks(phi_q, phi_k, v, chunk_size):
+    return linear_attention(
+        phi_q, phi_k, v, feature_map=None, is_causal=True, chunk_size=chunk_size
+    )
+
+
+RIGHT = [
+    ("generative/gumbel_softmax", 1, lambda u, m, s: m - s * np.log(-np.log(1 - u))),
+    ("generative/gumbel_softmax", 1, lambda u, m, s: m - s * np.log(-np.log(u))),
+    ("diffusion/ddim", 1, other_root),
+    ("diffusion/ddim", 5, heun_in_t),
+    ("diffusion/skip_tuning", 1, lambda n, bottom: torch.linspace(1, bottom, n)),
+    ("attention/linear_attention", 2, in_chunks),
+    ("diffusion/diffusion_ode", 4, lambda C: -7 * C @ np.array([[0.0, -1.0], [1.0, 0.0]])),
+]
+
+
+@pytest.mark.parametrize(("article", "number", "answer"), RIGHT)
+def test_every_right_form_is_accepted(article, number, answer):
+    feedback = exercise(article, number).check(answer)
+    assert feedback.passed is True, feedback

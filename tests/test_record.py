@@ -1,0 +1,121 @@
+"""`kexue-lab record`: a small notebook over several seeds, interrupted, failing, stale."""
+
+import json
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from kexue_lab.course import record as record_module
+from kexue_lab.course.notebooks import normalise
+from kexue_lab.course.record import fingerprint, is_stale, rarely_held, record
+from kexue_lab.recorded import Row, read_rows, recorded_path, write_rows
+
+ARTICLE = "mathematics/em"
+CELLS = (
+    "from kexue_lab.claims import Claims",
+    'SEED = 7\nDEVICE = "cpu"\nSCALE = "cpu"',
+    'claims = Claims("mathematics/em", scale=SCALE)',
+    "assert SEED != 2, 'this seed fails'",
+    'claims.record("E1", a=SEED / 2)\nclaims.bound("N1", "it is below one", SEED, below=1)',
+    "claims.ledger()",
+)
+
+
+@pytest.fixture
+def course(tmp_path, monkeypatch):
+    """A course with one article, whose record lies beside its module."""
+    notebook, module = tmp_path / "em.ipynb", tmp_path / "mathematics/em.py"
+    cells = [new_code_cell(source) for source in CELLS]
+    cells[1].metadata["tags"] = ["parameters"]
+    nbformat.write(normalise(new_notebook(cells=cells)), notebook)
+    module.parent.mkdir()
+    module.write_text('"""The mathematics."""\n')
+    monkeypatch.setattr(record_module, "notebook_path", lambda _article: notebook)
+    monkeypatch.setattr(record_module, "PACKAGE", tmp_path)
+    monkeypatch.setattr(record_module, "course_root", lambda: tmp_path)
+    monkeypatch.setattr(record_module, "recorded_path", lambda _article: tmp_path / "em.json")
+    return tmp_path
+
+
+@pytest.fixture
+def kernelless(course, monkeypatch):
+    """Runs without a kernel; the list of seeds that ran."""
+    ran = []
+
+    def run(_path, environment, parameters):
+        ran.append(parameters["SEED"])
+        if parameters["SEED"] == 3 and ran.count(3) == 1:
+            raise KeyboardInterrupt
+        handed = {"figures": {"E1": {"a": parameters["SEED"]}}, "held": {"N1": True}}
+        with open(environment["KEXUE_RECORD"], "w") as file:
+            json.dump(handed, file)
+
+    monkeypatch.setattr(record_module, "execute", run)
+    return ran
+
+
+def test_the_notebook_itself_is_run_with_each_seed(course):
+    said = []
+    rows = record(ARTICLE, [0, 1, 2], report=said.append)
+    assert rows == read_rows(course / "em.json")
+    assert [rows[seed].figures for seed in (0, 1)] == [{"E1": {"a": 0.0}}, {"E1": {"a": 0.5}}]
+    assert [rows[seed].held for seed in (0, 1)] == [{"N1": True}, {"N1": False}]
+    assert "this seed fails" in rows[2].failed
+    assert not rows[2].figures
+    assert "torch" in rows[0].made
+    assert sorted(line.split(":")[0] for line in said) == ["seed 0", "seed 1", "seed 2"]
+
+
+def test_an_interrupted_recording_goes_on_where_it_stopped(kernelless, course):
+    with pytest.raises(KeyboardInterrupt):
+        record(ARTICLE, range(6), workers=1, report=lambda _: None)
+    assert not (course / "em.json").exists(), "nothing half-done is stored"
+    rows = record(ARTICLE, range(6), workers=1, report=lambda _: None)
+    assert sorted(rows) == list(range(6))
+    assert [kernelless.count(seed) for seed in (0, 1, 2)] == [1, 1, 1]
+
+
+def test_rows_of_another_notebook_are_run_again_and_are_stale(kernelless, course):
+    record(ARTICLE, [0, 1], report=lambda _: None)
+    assert not is_stale(ARTICLE)
+    module = course / "mathematics/em.py"
+    module.write_text(module.read_text() + "x = 1\n")
+    assert is_stale(ARTICLE)
+    record(ARTICLE, [0, 1], report=lambda _: None)
+    assert not is_stale(ARTICLE)
+    assert kernelless.count(0) == 2
+
+
+def test_a_change_of_text_or_outputs_makes_nothing_stale(course):
+    before = fingerprint(ARTICLE)
+    path = course / "em.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_markdown_cell("# A title"))
+    nbformat.write(notebook, path)
+    assert fingerprint(ARTICLE) == before
+    notebook.cells[1].source += "\nx = 1"
+    nbformat.write(notebook, path)
+    assert fingerprint(ARTICLE) != before
+
+
+def test_claims_that_hold_too_rarely_are_named():
+    seeds = {seed: Row(held={"N1": True, "N2": seed < 18, "E1": seed < 17}) for seed in range(20)}
+    assert rarely_held(seeds | {20: Row(failed="no")}) == {"E1": 17}
+
+
+def test_every_record_of_the_course_is_whole(article):
+    rows = read_rows(recorded_path(article))
+    failed = {seed: row.failed for seed, row in rows.items() if row.failed}
+    assert not failed
+    assert not rows or sorted(rows) == list(range(20))
+    assert not rarely_held(rows)
+
+
+def test_the_records_lines_change_seed_by_seed(tmp_path):
+    path = tmp_path / "record.json"
+    write_rows(path, {seed: Row(figures={"E1": {"a": 1.0}}) for seed in range(3)})
+    before = path.read_text("utf8").splitlines()
+    write_rows(path, {seed: Row(figures={"E1": {"a": 1.0 + (seed == 1)}}) for seed in range(3)})
+    after = path.read_text("utf8").splitlines()
+    assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
