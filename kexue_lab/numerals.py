@@ -14,7 +14,8 @@ _SMALL, _LARGE = 1e-4, 1e6
 
 def decimals_of(error: float, digits: int) -> int:
     """Return the decimals that show a value down to so many digits of its error."""
-    return max(0, digits - 1 - math.floor(math.log10(error)))
+    rounded = float(f"{error:.{digits - 1}e}")
+    return max(0, digits - 1 - math.floor(math.log10(rounded)))
 
 
 def fixed(value: float, decimals: int, sign: Literal["", "+"] = "") -> str:

@@ -481,7 +481,7 @@ DRAWS = np.random.default_rng(1).normal(2.0, 1.0, 10_000)
 def test_estimate_accepts_a_sample_of_the_right_mean(claims, draws):
     claims.estimate("N1", "in words", draws, 2.0)
     assert claims.entries[0].kind == "estimated"
-    assert claims.entries[0].detail == "1.9891 ± 0.01 against 2, z = −1.1 (allowed 4)"
+    assert claims.entries[0].detail == "1.989 ± 0.01 against 2, z = −1.1 (allowed 4)"
 
 
 def test_estimate_rejects_a_value_five_errors_away(claims):
