@@ -29,6 +29,7 @@ ROOT = course_root()
 DOCS = ROOT / "docs"
 BUILD = ROOT / "build"
 STAGE, SITE = BUILD / "docs", BUILD / "site"
+EXPLORER = re.compile(r"Explorer\((?P<name>.+?): ")
 SHARED = ("claims", "evidence", "exercises", "explore", "figures", "training", "data")
 FRAME_LIMIT = 300_000
 WORKERS = 2  # notebooks that run side by side
@@ -87,16 +88,12 @@ def stage_article(article: Article) -> dict[str, Claim]:
 
 def put_frames(notebook: Any, article: Article) -> None:
     """Replace each explorer's standing picture by its frames and a slider."""
-    explorers = iter(sorted(frames_folder(article.name).iterdir(), key=_number))
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            if output.get("data", {}).get("text/plain", "").startswith("Explorer("):
-                output["data"] = {"text/html": frames_html(next(explorers), article)}
-
-
-def _number(folder: Path) -> int:
-    number: int = json.loads((folder / "frames.json").read_text("utf8"))["number"]
-    return number
+            shown = EXPLORER.match(output.get("data", {}).get("text/plain", ""))
+            if shown:
+                folder = frames_folder(article.name) / shown["name"]
+                output["data"] = {"text/html": frames_html(folder, article)}
 
 
 def frames_html(folder: Path, article: Article) -> str:
@@ -145,13 +142,13 @@ def fold_solutions(notebook: Any, article: Article) -> None:
     cells = []
     for cell in notebook.cells:
         cells.append(cell)
-        match = re.search(r'exercise\("[^"]+", (\d+)\)\.check', cell.source)
+        match = re.search(r'exercise\((?:ARTICLE|"[^"]+"), (\d+)\)\.check', cell.source)
         if cell.cell_type == "code" and match:
             cells.append(new_markdown_cell(solutions[int(match[1])]))
         elif "../solutions/" in cell.source:
             cell.source = re.sub(
-                r"Worked answers are in\s+\[solutions\]\([^)]*\)\.",
-                "A worked answer is folded under each.",
+                r"[Ww]orked answers are in\s+(?:the )?\[solutions\]\([^)]*\)",
+                "a worked answer is folded under each",
                 cell.source,
             )
     notebook.cells = cells

@@ -431,8 +431,8 @@ def test_bound_accepts_what_lies_inside(claims):
     claims.bound("N1", "in words", torch.tensor(3.0), above=2.9)
     claims.bound("N1", "in words", 1e-13, below=1e-12)
     assert [c.detail for c in claims.entries] == [
-        "2 values, 0.1 to 0.9, each > 0 and < 1",
-        "3 > 2.9",
+        "2 values, 0.10 to 0.90, each > 0 and < 1",
+        "3.00 > 2.9",
         "0 < 1e-12",
     ]
 
