@@ -22,6 +22,7 @@ from sphinx.cmd.build import main as sphinx_build
 
 from kexue_lab.course.catalog import SERIES, Article, catalog
 from kexue_lab.course.places import PACKAGE, course_root, notebook_path, solutions_path
+from kexue_lab.course.record import is_stale
 from kexue_lab.course.reports import frames_folder, read_report
 from kexue_lab.ledger import MARKS, Claim, read_claim
 
@@ -32,6 +33,7 @@ STAGE, SITE = BUILD / "docs", BUILD / "site"
 EXPLORER = re.compile(r"Explorer\((?P<name>.+?): ")
 SHARED = ("claims", "evidence", "exercises", "explore", "figures", "training", "data")
 FRAME_LIMIT = 300_000
+STALE = "*(The recorded seeds of this lesson's experiment are older than its code.)*"
 WORKERS = 2  # notebooks that run side by side
 
 
@@ -76,6 +78,8 @@ def stage_article(article: Article) -> dict[str, Claim]:
     """
     notebook = nbformat.read(notebook_path(article.name), as_version=4)
     put_frames(notebook, article)
+    if is_stale(article.name):
+        notebook.cells.insert(1, new_markdown_cell(STALE))
     claims = anchor_claims(notebook)
     made = len(read_report(article.name)["claims"])
     if len(claims) != made:

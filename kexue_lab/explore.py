@@ -65,7 +65,7 @@ def save_frames(folder: Path, count: int = 16, limit: int = 300_000) -> None:
         count: at most so many frames for each explorer.
         limit: at most so many bytes for each explorer; fewer frames are kept where they are large.
     """
-    for order, (name, explorer) in enumerate(_explorers.items()):
+    for name, explorer in _explorers.items():
         target = folder / name
         target.mkdir(parents=True, exist_ok=True)
         control, *_ = explorer.controls
@@ -74,7 +74,6 @@ def save_frames(folder: Path, count: int = 16, limit: int = 300_000) -> None:
             (target / f"{number:02d}.png").write_bytes(picture)
         start = explorer.values()[control]
         record = {
-            "number": order,
             "control": explorer.controls[control].description,
             "values": [f"{v:g}" if isinstance(v, (int, float)) else str(v) for v in values],
             "start": values.index(min(values, key=lambda v: _distance(v, start))),
