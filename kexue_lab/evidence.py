@@ -272,8 +272,10 @@ def spread(key: str, figures: dict[str, Any], rows: Mapping[int, Row]) -> Findin
         raise ValueError(f"recorded are {', '.join(recorded)}; this run has {', '.join(figures)}")
     away = {name: outside(value, recorded[name]) for name, value in figures.items()}
     worst = max(away, key=lambda name: away[name])
-    told = f"{worst}: {SPREAD * away[worst]:.1f} standard deviations from the mean"
-    return Finding(away[worst] <= 1, f"farthest is {told}", (told, f"allowed: {SPREAD:g}"))
+    told = f"{SPREAD * away[worst]:.1f} standard deviations from the mean"
+    return Finding(
+        away[worst] <= 1, f"at most {told}", (f"{worst}: {told}", f"allowed: {SPREAD:g}")
+    )
 
 
 def _p_value(

@@ -116,7 +116,7 @@ def test_a_run_within_the_recorded_spread_is_claimed(record):
     (entry,) = claims.entries
     assert (entry.key, entry.kind) == ("E1", "observed")
     assert "20 seeds" in entry.statement
-    assert entry.detail == "farthest is b: 3.5 standard deviations from the mean"
+    assert entry.detail == "at most 3.5 standard deviations from the mean"
 
 
 def test_a_run_outside_is_a_failure(record):
