@@ -1,5 +1,6 @@
 """What sympy makes of a side: `doit`, after splitting what it is known to get wrong."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,7 +48,7 @@ def _pieces(f: Any, x: sp.Symbol, low: Any, high: Any) -> Iterator[Any]:
             raise NotImplementedError(f"the zeros of {g}")
         kinks.update(zeros)
     ends = [low, *sorted(kinks - {low, high}, key=lambda z: z.evalf()), high]
-    for left, right in zip(ends, ends[1:], strict=False):
+    for left, right in itertools.pairwise(ends):
         middle = _between(left, right)
         yield sp.Integral(_on_one_side(f, t, middle), (t, left, right))
 
@@ -68,7 +69,7 @@ def _between(left: Any, right: Any) -> Any:
 
 
 def _on_one_side(f: Any, t: sp.Symbol, middle: Any) -> Any:
-    """f in the form that it has around the middle of a piece."""
+    """F in the form that it has around the middle of a piece."""
 
     def sign(g: Any) -> int:
         return 1 if g.subs(t, middle).evalf() > 0 else -1
@@ -94,10 +95,10 @@ def _is_rational_sum(node: Any) -> bool:
 def _by_digamma(node: sp.Sum) -> Any:
     """A convergent series of a rational function, from its partial fractions."""
     k, low, _ = node.limits[0]
-    scale, total, residues = sp.Wild("c", exclude=[k]), sp.S.Zero, sp.S.Zero
+    total = residues = sp.S.Zero
     slope, shift = sp.Wild("a", exclude=[k, 0]), sp.Wild("b", exclude=[k])
     for order_part in sp.Add.make_args(sp.apart(node.function, k)):
-        base, order = (sp.denom(order_part).as_base_exp())
+        base, order = sp.denom(order_part).as_base_exp()
         found = base.match(slope * k + shift)
         if not found or not order.is_Integer:
             return node

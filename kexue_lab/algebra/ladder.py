@@ -6,6 +6,7 @@ from typing import Any
 import sympy as sp
 
 Simplifier = Callable[[Any], Any]
+Rungs = Callable[[], Iterator[Simplifier]]
 
 
 def first_rungs() -> Iterator[Simplifier]:

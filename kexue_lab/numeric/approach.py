@@ -1,6 +1,7 @@
 """Limits and derivatives: what a function tends to, from each side."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -59,7 +60,7 @@ def _large(level: int, fine: bool) -> list[Any]:
 
 
 def _small(level: int, fine: bool) -> list[Any]:
-    scale = mpmath.mpf((10 - 7 * (level % 2))) / 10
+    scale = mpmath.mpf(10 - 7 * (level % 2)) / 10
     if fine:
         return [scale * mpmath.mpf(10) ** -e for e in _EXPONENTS]
     return [scale / 2 ** (3 + i) for i in range(7)]
@@ -70,7 +71,7 @@ def _tends_to(values: list[Any], fine: bool) -> Any:
         raise Undefined("no finite limit")
     if _close(values[-1], values[-2]) and (not fine or _close(values[-2], values[-3])):
         return values[-1]
-    steps = [abs(b - a) for a, b in zip(values, values[1:], strict=False)]
+    steps = [abs(b - a) for a, b in itertools.pairwise(values)]
     if steps[-1] > steps[-2] * 0.9 and steps[-1] > _AGREE * (1 + abs(values[0])):
         raise Undefined(f"no finite limit: {', '.join(_short(v) for v in values[-3:])}")
     best, previous = _extrapolated(values), _extrapolated(values[:-1])
@@ -84,7 +85,7 @@ def _extrapolated(values: list[Any]) -> Any:
     table = list(values)
     for order in range(1, len(values)):
         factor = mpmath.mpf(2) ** order
-        table = [(factor * b - a) / (factor - 1) for a, b in zip(table, table[1:], strict=False)]
+        table = [(factor * b - a) / (factor - 1) for a, b in itertools.pairwise(table)]
     return table[0]
 
 
@@ -101,9 +102,7 @@ def derivative(f: Function, x: Any, order: int, step: Any) -> Any:
 
 
 def _one_sided(f: Function, x: Any, order: int, step: Any) -> Any:
-    terms = [
-        (-1) ** (order - k) * math.comb(order, k) * f(x + k * step) for k in range(order + 1)
-    ]
+    terms = [(-1) ** (order - k) * math.comb(order, k) * f(x + k * step) for k in range(order + 1)]
     return sum(terms) / step**order
 
 

@@ -109,9 +109,8 @@ def power(base: Any, exponent: Any, digits: int) -> Any:
     """Base to the exponent; a negative base with a broken exponent gives a complex number."""
     if digits:
         return _power(base, exponent)
-    if np.ndim(exponent) == 0 and np.isreal(exponent) and exponent == np.round(np.real(exponent)):
-        if abs(exponent) < 2**31:
-            return np.power(np.asarray(base) * 1.0, int(np.real(exponent)) * 1.0)
+    if np.ndim(exponent) == 0 and np.isreal(exponent) and np.real(exponent) % 1 == 0:
+        return np.power(np.asarray(base) * 1.0, float(np.real(exponent)))
     return np.emath.power(base, exponent)
 
 
@@ -142,9 +141,7 @@ def _extreme(choose: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _sign(z: Any) -> Any:
-    return np.where(z == 0, 0, z / np.where(z == 0, 1, np.abs(z))) if np.iscomplexobj(z) else (
-        np.sign(z)
-    )
+    return np.where(z == 0, 0, z / np.where(z == 0, 1, np.abs(z)))
 
 
 def _heaviside(x: Any, at_zero: Any = 0.5) -> Any:
@@ -208,8 +205,8 @@ def _digits_table() -> dict[str, Callable[..., Any]]:
         "ceiling": np.frompyfunc(mpmath.ceil, 1, 1),
         "Max": _extreme(np.frompyfunc(max, 2, 1)),
         "Min": _extreme(np.frompyfunc(min, 2, 1)),
-        "Heaviside": lambda x, at_zero=mpmath.mpf(0.5): np.frompyfunc(
-            lambda v: at_zero if v == 0 else mpmath.mpf(v > 0), 1, 1
+        "Heaviside": lambda x, at_zero=0.5: np.frompyfunc(
+            lambda v: mpmath.mpf(at_zero if v == 0 else v > 0), 1, 1
         )(real(x)),
     }
     return table

@@ -1,5 +1,6 @@
 """Compare two sides at points, each side by the second road: do the numbers agree?"""
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from sympy.core.function import AppliedUndef
 
 from kexue_lab.numeric.arithmetic import NoValue, Undefined, Work
 from kexue_lab.numeric.points import Domain, points, with_shapes
+from kexue_lab.numeric.thresholds import beyond
 from kexue_lab.numeric.walk import UNEVALUATED, Value, plain_value, value
 
 DIGITS = 30
@@ -62,11 +64,14 @@ def compare(pairs: Iterable[Pair], domain: Domain, count: int = _COUNT) -> Compa
     sides = [side for pair in pairs for side in pair]
     free = any(side.free_symbols or side.atoms(AppliedUndef) for side in sides)
     work = Work(_WORK)
-    for point in points(sides, domain, count if free else 1):
+    drawn = points(sides, domain, count if free else 1)
+    needed = list(itertools.islice(drawn, 2))
+    needed += beyond(sides, domain, needed[0])
+    for number, point in enumerate(itertools.chain(needed, drawn)):
         states = [_compare_at(pair, point, work, found) for pair in pairs]
         found.agreed += all(states)
-        spent = _WORK - work.left
-        if found.counterexample or found.trouble or (spent > _ENOUGH and found.agreed >= 3):
+        enough = number >= len(needed) and found.agreed >= 3 and _WORK - work.left > _ENOUGH
+        if found.counterexample or found.trouble or enough:
             break
     return found
 

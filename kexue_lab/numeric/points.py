@@ -81,7 +81,9 @@ def _choices(
         elif whole:
             yield rng.choice((-1, 1)) * sp.Integer(rng.randrange(0, 9))
         else:
-            yield rng.choice((-1, 1)) * sp.Rational(rng.randrange(5, 290 if number < 5 else 1000), 97)
+            yield rng.choice((-1, 1)) * sp.Rational(
+                rng.randrange(5, 290 if number < 5 else 1000), 97
+            )
 
 
 def _within(value: Any, interval: tuple[Any, Any]) -> bool:
@@ -102,6 +104,11 @@ def _inside(low: Any, high: Any, whole: bool, number: int, rng: random.Random) -
     simple = number < 4
     parts = (rng.randrange(1, 6), 6) if simple else (rng.randrange(7, 90), 97)
     yield low + (high - low) * sp.Rational(*parts)
+
+
+def admits(symbol: Any, value: Any, interval: tuple[Any, Any] | None) -> bool:
+    """Whether the symbol may have the value, by its assumptions and in its interval."""
+    return _may_be(symbol, value) and (interval is None or _within(value, interval))
 
 
 def _may_be(symbol: Any, value: Any) -> bool:

@@ -1,5 +1,6 @@
 """Integrals of numeric functions: breakpoints at kinks and poles, improper ends, slow tails."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -72,7 +73,7 @@ def _over_segments(integrand: Integrand, low: Any, high: Any, s: Setting) -> Any
     breaks = _breaks(integrand, float(low), float(high), s)
     ends = [low, *[s.numbers(b) for b in breaks if low < b < high], high]
     total = 0
-    for left, right in zip(ends, ends[1:], strict=False):
+    for left, right in itertools.pairwise(ends):
         try:
             # An integral of integrals is not refined further: that would cost too much.
             rule = on_grid if integrand.costly else on_segment
@@ -174,7 +175,7 @@ def _far_zeros(f: Function, low: float, s: Setting) -> list[float]:
 def _waves(f: Function, places: Sequence[float], s: Setting) -> Any:
     """One half-wave after another, their series summed by Levin's transformation."""
     ends = [s.numbers(place) for place in places]
-    waves = [on_segment(f, *pair, s) for pair in zip(ends, ends[1:], strict=False)]
+    waves = [on_segment(f, *pair, s) for pair in itertools.pairwise(ends)]
     if abs(waves[-1]) > 0.99 * abs(waves[0]):
         raise Undefined("the integrand oscillates to infinity without fading")
     return accelerated(waves, s)
@@ -248,7 +249,9 @@ def _zeros(g: Function, grid: Any, s: Setting) -> list[float]:
         valley = sizes[i] <= min(sizes[i - 1], sizes[i + 1])
         if valley and 0 < sizes[i] < 0.3 * min(sizes[i - 2], sizes[i + 2]):
             lowest = minimize_scalar(
-                lambda x: abs(_at(g, x, s)), bounds=(grid[i - 1], grid[i + 1]), options={"xatol": 1e-13}
+                lambda x: abs(_at(g, x, s)),
+                bounds=(grid[i - 1], grid[i + 1]),
+                options={"xatol": 1e-13},
             )
             if lowest.fun < 1e-9 * sizes[i - 2]:
                 zeros.append(float(lowest.x))

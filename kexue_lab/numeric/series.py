@@ -55,7 +55,7 @@ def _whole(limit: Any) -> Any:
     value = complex(limit)
     if value.imag or (np.isfinite(value.real) and abs(value.real - round(value.real)) > 1e-9):
         raise NoValue("a sum between limits that are not whole")
-    return int(round(value.real)) if np.isfinite(value.real) else value.real
+    return round(value.real) if np.isfinite(value.real) else value.real
 
 
 def _values(term: Function, k: Any, setting: Setting) -> Any:

@@ -119,7 +119,8 @@ def _walk(e: Any, env: Point, setting: Setting) -> Any:
     if e.is_Add or e.is_Mul:
         return functools.reduce(np.add if e.is_Add else np.multiply, parts)
     if e.is_Pow:
-        return arithmetic.power(*parts, setting.digits)
+        base, exponent = parts
+        return arithmetic.power(base, exponent, setting.digits)
     known = arithmetic.function(type(e).__name__, setting.digits)
     if known is not None:
         return known(*parts)
@@ -154,7 +155,9 @@ def _piecewise(e: sp.Piecewise, env: Point, setting: Setting) -> Any:
         holds = np.broadcast_to(_truth(condition, here, setting), int(open_places.sum()))
         chosen = np.flatnonzero(open_places)[holds.astype(bool)]
         if len(chosen):
-            result[chosen] = walk(part, {**env, **{s: v[chosen] for s, v in arrays.items()}}, setting)
+            result[chosen] = walk(
+                part, {**env, **{s: v[chosen] for s, v in arrays.items()}}, setting
+            )
             open_places[chosen] = False
         if not open_places.any():
             break
@@ -210,7 +213,7 @@ def kinks_of(e: Any, x: sp.Symbol) -> Iterator[Any]:
         yield e.args[0]
     elif isinstance(e, (sp.Max, sp.Min)):
         yield from (a - b for a, b in itertools.combinations(e.args, 2))
-    elif isinstance(e, tuple(arithmetic.RELATIONS)):
+    elif type(e) in arithmetic.RELATIONS:
         yield e.lhs - e.rhs
     elif e.is_Pow and not (e.exp.is_integer and e.exp.is_nonnegative):
         yield e.base
