@@ -1,5 +1,6 @@
 """The verdict on a claim of equality, from both roads: sympy's and that of numbers."""
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ from sympy.core.function import AppliedUndef
 from kexue_lab.algebra.assumptions import Domain, unbounded, without_cases
 from kexue_lab.algebra.cases import orders
 from kexue_lab.algebra.evaluation import evaluated
-from kexue_lab.algebra.ladder import Rungs, first_rungs, further_rungs, towards_zero
+from kexue_lab.algebra.ladder import first_rungs, further_rungs, towards_zero
 from kexue_lab.numeric import UNEVALUATED, kinks_of
 from kexue_lab.numeric.comparison import Comparison, Counterexample, Pair, compare
 
@@ -49,7 +50,7 @@ class Claim:
     def verdict(self) -> Verdict:
         """Decide; a proof and a refutation both need numbers that do not contradict them."""
         worked = [(evaluated(left), evaluated(right)) for left, right in self.pairs]
-        rests = [self._difference(pair, first_rungs) for pair in worked]
+        rests = [towards_zero(self._difference(*pair), first_rungs()) for pair in worked]
         numbers = compare(self.pairs, self.domain)
         if numbers.counterexample:
             rest = _first_nonzero(rests)
@@ -59,23 +60,26 @@ class Claim:
             return Verdict("undecided", _raw(self.pairs), reason=numbers.trouble)
         if _first_nonzero(rests) is not None:
             rests = [
-                rest and self._difference(pair, further_rungs)
-                for rest, pair in zip(rests, worked, strict=True)
+                rest and self._simplified(*pair) for rest, pair in zip(rests, worked, strict=True)
             ]
         rest = _first_nonzero(rests)
         if rest is None or (_confirms(numbers, self.pairs) and self._equal_otherwise()):
             return self._proved(numbers)
         return self._unproved(rest, worked, numbers)
 
-    def _difference(self, pair: Pair, rungs: Rungs) -> Any:
-        """Left - right after simplification, with what the domain says."""
-        left, right = pair
-        rest = without_cases(left, right, self.domain) - without_cases(right, left, self.domain)
+    def _difference(self, left: Any, right: Any) -> Any:
+        return without_cases(left, right, self.domain) - without_cases(right, left, self.domain)
+
+    def _simplified(self, left: Any, right: Any) -> Any:
+        """The difference after all simplifiers, with what the domain says."""
+        rest = self._difference(left, right)
         ranging = unbounded({s: i for s, i in self.domain.items() if s in rest.free_symbols})
-        simplified = towards_zero(rest, rungs())
+        simplified = towards_zero(rest, itertools.chain(first_rungs(), further_rungs()))
         if simplified == 0 or not ranging:
             return simplified
-        return 0 if towards_zero(rest.xreplace(ranging), rungs()) == 0 else simplified
+        ranged = rest.xreplace(ranging)
+        rungs = itertools.chain(first_rungs(), further_rungs())
+        return 0 if towards_zero(ranged, rungs) == 0 else simplified
 
     def _equal_otherwise(self) -> bool:
         """Whether other methods of integration prove it, or one proof for each order of symbols."""
@@ -91,11 +95,7 @@ class Claim:
             (evaluated(left.subs(substitution), **hints), evaluated(right.subs(substitution)))
             for left, right in self.pairs
         ]
-        return all(
-            self._difference(case, first_rungs) == 0
-            or self._difference(case, further_rungs) == 0
-            for case in cases
-        )
+        return all(self._simplified(*case) == 0 for case in cases)
 
     def _proved(self, numbers: Comparison) -> Verdict:
         if _confirms(numbers, self.pairs):

@@ -6,7 +6,6 @@ from typing import Any
 import sympy as sp
 
 Simplifier = Callable[[Any], Any]
-Rungs = Callable[[], Iterator[Simplifier]]
 
 
 def first_rungs() -> Iterator[Simplifier]:

@@ -13,6 +13,8 @@ import sympy as sp
 
 # Beyond this many bits of magnitude an exponential is zero or infinite for every purpose here.
 _HUGE = 100_000
+# Terms so many times larger than their sum leave it fewer than nine digits.
+_CANCELLED = 1e6
 
 
 class NoValue(Exception):
@@ -98,6 +100,18 @@ def real(value: Any, what: str = "a compared value") -> Any:
             raise NoValue(f"{what} is not real")
         return np.real(value)
     return value
+
+
+def refuse_cancellation(total: Any, size: Any) -> None:
+    """Refuse a sum in doubles whose rounding may be seen; `size` is that of its terms.
+
+    Two settings do not show it: what is left of large terms is a multiple of their last bit.
+
+    Raises:
+        NoValue: for such a sum.
+    """
+    if size > _CANCELLED * (1 + abs(total)):
+        raise NoValue("large terms cancel")
 
 
 def function(name: str, digits: int) -> Callable[..., Any] | None:

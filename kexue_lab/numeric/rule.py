@@ -8,7 +8,7 @@ from typing import Any
 import mpmath
 import numpy as np
 
-from kexue_lab.numeric.arithmetic import NoValue, Setting
+from kexue_lab.numeric.arithmetic import NoValue, Setting, refuse_cancellation
 
 Function = Callable[[Any], Any]
 
@@ -70,6 +70,8 @@ def on_segment(
     other = replace(setting, level=setting.level ^ 1)
     (value, size), (check, _) = (_with_size(f, low, high, s) for s in (setting, other))
     gap = abs(value - check)
+    if not setting.digits:
+        refuse_cancellation(value, size)
     hopeless = depth == _DEEPEST or (depth > 2 and gap > before / 2)
     if gap <= _ACCURATE * size or hopeless:
         return value

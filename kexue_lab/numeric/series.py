@@ -6,7 +6,7 @@ import mpmath
 import numpy as np
 
 from kexue_lab.numeric.approach import smooth_derivative
-from kexue_lab.numeric.arithmetic import NoValue, Setting, Undefined
+from kexue_lab.numeric.arithmetic import NoValue, Setting, Undefined, refuse_cancellation
 from kexue_lab.numeric.quadrature import Integrand, accelerated, integral
 from kexue_lab.numeric.rule import Function, is_finite
 
@@ -70,7 +70,13 @@ def _values(term: Function, k: Any, setting: Setting) -> Any:
 def _added(term: Function, k: Any, setting: Setting) -> Any:
     values = _values(term, k, setting)
     # The smallest first: then a long sum loses no digits.
-    return values[np.argsort(np.abs(values).astype(float))].sum() if len(values) else 0.0
+    if not len(values):
+        return 0.0
+    sizes = np.abs(values)
+    total = values[np.argsort(sizes.astype(float))].sum()
+    if not setting.digits:
+        refuse_cancellation(total, sizes.sum())
+    return total
 
 
 def _series(term: Function, setting: Setting) -> Any:
@@ -78,7 +84,7 @@ def _series(term: Function, setting: Setting) -> Any:
     first = _values(term, np.arange(124), setting)
     near = np.abs(first[100:])
     if near.max() <= 1e-25 * np.abs(first).max():
-        return first[np.argsort(np.abs(first).astype(float))].sum()
+        return _added(term, np.arange(124), setting)
     far = np.abs(_values(term, 2000 + np.arange(24), setting))
     sign_near = np.array([complex(v).real for v in _values(term, 2000 + np.arange(24), setting)])
     if far.max() <= 1e-25 * np.abs(first).max():

@@ -11,7 +11,7 @@ import numpy as np
 import sympy as sp
 from sympy.core.function import Application
 
-from kexue_lab.numeric import approach, arithmetic, quadrature, series
+from kexue_lab.numeric import approach, arithmetic, quadrature, series, tensor
 from kexue_lab.numeric.arithmetic import NoValue, Setting, Undefined, Work
 
 Point = Mapping[Any, Any]
@@ -117,10 +117,15 @@ def _walk(e: Any, env: Point, setting: Setting) -> Any:
         raise NoValue(f"{type(e).__name__} cannot be computed")
     parts = [walk(part, env, setting) for part in e.args]
     if e.is_Add or e.is_Mul:
-        return functools.reduce(np.add if e.is_Add else np.multiply, parts)
+        result = functools.reduce(np.add if e.is_Add else np.multiply, parts)
+        if e.is_Add and not setting.digits and not np.ndim(result):
+            arithmetic.refuse_cancellation(result, max(abs(part) for part in parts))
+        return result
     if e.is_Pow:
         base, exponent = parts
         return arithmetic.power(base, exponent, setting.digits)
+    if isinstance(e, sp.DiracDelta):
+        raise NoValue("an impulse has no values")
     known = arithmetic.function(type(e).__name__, setting.digits)
     if known is not None:
         return known(*parts)
@@ -187,15 +192,44 @@ def _truth(condition: Any, env: Point, setting: Setting) -> Any:
 
 @_one_by_one
 def _integral(e: sp.Integral, env: Point, setting: Setting) -> Any:
-    *inner, (variable, *limits) = e.limits
-    if len(limits) != 2:
+    if any(len(limits) != 3 for limits in e.limits):
         raise NoValue("an indefinite integral has no number")
+    if e.has(sp.DiracDelta):
+        return _sifted(e, env, setting)
+    if len(e.limits) > 1 and setting.level < 2 and _is_smooth(e):
+        return tensor.iterated(e, env, setting, lambda part, here: walk(part, here, setting))
+    *inner, (variable, *limits) = e.limits
     body = sp.Integral(e.function, *inner) if inner else e.function
     low, high = (walk(limit, env, setting) for limit in limits)
     kinks = [_along(g, variable, env, setting) for g in dict.fromkeys(kinks_of(body, variable))]
     f = _along(body, variable, env, setting)
     integrand = quadrature.Integrand(f, kinks, costly=body.has(*REPEATED))
     return quadrature.integral(integrand, low, high, setting)
+
+
+def _is_smooth(e: sp.Integral) -> bool:
+    """Whether no variable meets a kink or a pole."""
+    bodies = [e.function, *(end for limits in e.limits for end in limits[1:])]
+    met = (kink for body in bodies for x in e.variables for kink in kinks_of(body, x))
+    return not e.function.has(*REPEATED, sp.Limit) and all(kink.is_nonzero for kink in met)
+
+
+def _sifted(e: sp.Integral, env: Point, setting: Setting) -> Any:
+    """The integral of an impulse of a linear function, times another function."""
+    variable, low, high = e.limits[0]
+    impulse = next(iter(e.function.atoms(sp.DiracDelta)))
+    rest = e.function.xreplace({impulse: sp.S.One})
+    slope = impulse.args[0].diff(variable)
+    simple = len(e.limits) == len(impulse.args) == 1 and e.function == rest * impulse
+    if not simple or rest.has(sp.DiracDelta) or slope.has(variable):
+        raise NoValue("the impulses cannot be computed")
+    place = variable - impulse.args[0] / slope  # the same for each value of the variable
+    at = {**env, variable: setting.numbers(0)}
+    x, a, low, high = (arithmetic.real(walk(g, at, setting)) for g in (place, slope, low, high))
+    if min(abs(x - low), abs(x - high)) < _ERROR:
+        raise NoValue("an impulse at an end of the range")
+    inside = int(low < x < high) - int(high < x < low)
+    return inside * walk(rest, {**env, variable: x}, setting) / abs(a) if inside else 0 * x
 
 
 def _along(g: Any, variable: sp.Symbol, env: Point, setting: Setting) -> Callable[[Any], Any]:
