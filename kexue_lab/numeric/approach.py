@@ -108,13 +108,13 @@ def _one_sided(f: Function, x: Any, order: int, step: Any) -> Any:
 
 def smooth_derivative(f: Function, x: Any, order: int, step: float) -> Any:
     """The derivative of a smooth f, also at each entry of arrays, without regard to its sides."""
-    weights = _stencil(order)
+    weights = stencil(order)
     reach = len(weights) // 2
     return sum(w * f(x + (k - reach) * step) for k, w in enumerate(weights)) / step**order
 
 
 @functools.cache
-def _stencil(order: int) -> list[float]:
+def stencil(order: int) -> list[float]:
     """Weights at whole distances for which polynomials up to the eleventh power come out right."""
     places = range(-5, 6)
     powers = mpmath.matrix([[mpmath.mpf(place) ** i for place in places] for i in range(11)])

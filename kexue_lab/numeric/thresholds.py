@@ -7,7 +7,9 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import sympy as sp
+from sympy.core.function import AppliedUndef
 
 from kexue_lab.numeric.points import Domain, Point, admits
 from kexue_lab.numeric.walk import REPEATED, kinks_of
@@ -18,6 +20,7 @@ _DEGREE = 6
 _DENOMINATOR = 1000
 # Constants below this are exceeded by the small numbers that are tried anyway.
 _SMALL = 5
+_CASES = (sp.Abs, sp.sign, sp.Heaviside, sp.Max, sp.Min, sp.Piecewise)
 
 
 def beyond(sides: list[Any], domain: Domain, base: Point) -> Iterator[Point]:
@@ -38,7 +41,8 @@ def _values(sides: list[Any], numbers: Mapping[Any, Any]) -> Iterator[tuple[Any,
         yield from _in_range(node, numbers)
     for node in [*nodes, *(limit for side in sides for limit in side.atoms(sp.Limit))]:
         yield from _beyond_constants(node)
-    for side, symbol in itertools.product(sides, numbers):
+    cases = [side for side in sides if side.has(*_CASES)]
+    for side, symbol in itertools.product(cases, numbers):
         for kink in kinks_of(side, symbol):
             for zero in _zeros(kink, symbol, numbers):
                 yield from ((symbol, sp.floor(zero) + 1), (symbol, sp.ceiling(zero) - 1))
@@ -78,12 +82,12 @@ def _beyond_constants(node: Any) -> Iterator[tuple[Any, Any]]:
 
 def _zeros(g: Any, symbol: Any, numbers: Mapping[Any, Any]) -> list[Any]:
     """The real zeros of a polynomial in the symbol, as simple fractions; none of anything else."""
-    fixed = g.subs({s: v for s, v in numbers.items() if s != symbol})
+    fixed = g.xreplace({s: v for s, v in numbers.items() if s != symbol})
     if fixed.free_symbols != {symbol} or not fixed.is_polynomial(symbol):
         return []
-    polynomial = sp.Poly(fixed, symbol)
-    if not 0 < polynomial.degree() <= _DEGREE:
+    coefficients = sp.Poly(fixed, symbol).all_coeffs()
+    if len(coefficients) > _DEGREE + 1 or any(c.atoms(AppliedUndef) for c in coefficients):
         return []
-    roots = [complex(root) for root in polynomial.nroots(maxsteps=200)]
-    real = [root.real for root in roots if abs(root.imag) < 1e-9]
+    roots = np.roots([complex(c) for c in coefficients])
+    real = [root.real for root in roots if abs(root.imag) < 1e-6]
     return [sp.Rational(root).limit_denominator(_DENOMINATOR) for root in real]
