@@ -21,7 +21,7 @@ _TOLERANCE = 1e-7
 _EXACT = mpmath.mpf("1e-12")
 # Work, in about microseconds, that all points may take, and after which three points are enough.
 _WORK = 3_000_000
-_ENOUGH = 150_000
+_ENOUGH = 60_000
 
 Pair = tuple[Any, Any]
 

@@ -53,7 +53,7 @@ def _in_range(node: Any, numbers: Mapping[Any, Any]) -> Iterator[tuple[Any, Any]
     for variable, *ends in node.limits:
         low, high = ends if len(ends) == 2 else (-sp.oo, sp.oo)
         inside = _between(low.subs(numbers), high.subs(numbers), isinstance(node, sp.Integral))
-        for kink in dict.fromkeys(kinks_of(node.function, variable)):
+        for kink in kinks_of(node.function, variable):
             for symbol in kink.free_symbols - {variable}:
                 for zero in _zeros(kink.subs(variable, inside), symbol, numbers):
                     yield symbol, zero

@@ -202,7 +202,7 @@ def _integral(e: sp.Integral, env: Point, setting: Setting) -> Any:
     *inner, (variable, *limits) = e.limits
     body = sp.Integral(e.function, *inner) if inner else e.function
     low, high = (walk(limit, env, setting) for limit in limits)
-    kinks = [_along(g, variable, env, setting) for g in dict.fromkeys(kinks_of(body, variable))]
+    kinks = [_along(g, variable, env, setting) for g in kinks_of(body, variable)]
     f = _along(body, variable, env, setting)
     integrand = quadrature.Integrand(f, kinks, costly=body.has(*REPEATED))
     return quadrature.integral(integrand, low, high, setting)
@@ -238,12 +238,17 @@ def _along(g: Any, variable: sp.Symbol, env: Point, setting: Setting) -> Callabl
     return lambda x: np.broadcast_to(walk(g, {**env, variable: x}, setting), np.shape(x))
 
 
-def kinks_of(e: Any, x: sp.Symbol) -> Iterator[Any]:
+@functools.lru_cache(maxsize=1000)
+def kinks_of(e: Any, x: sp.Symbol) -> tuple[Any, ...]:
     """Expressions at whose zeros `e` may have a kink, a jump or a pole in x."""
+    return tuple(dict.fromkeys(_kinks(e, x)))
+
+
+def _kinks(e: Any, x: sp.Symbol) -> Iterator[Any]:
     if x not in e.free_symbols or isinstance(e, (*REPEATED, sp.Limit)):
         return
     for part in e.args:
-        yield from kinks_of(part, x)
+        yield from _kinks(part, x)
     if isinstance(e, (sp.Abs, sp.sign, sp.Heaviside, sp.arg, sp.log, sp.DiracDelta)):
         yield e.args[0]
     elif isinstance(e, (sp.Max, sp.Min)):
@@ -324,8 +329,7 @@ def _is_smooth_at(body: Any, variable: sp.Symbol, env: Point, setting: Setting) 
     """Whether no kink is near; inside an integral the breakpoints see to that."""
     if any(np.ndim(v) for v in env.values()):
         return True
-    kinks = dict.fromkeys(kinks_of(body, variable))
-    return all(abs(walk(kink, env, setting)) > _NEAR for kink in kinks)
+    return all(abs(walk(kink, env, setting)) > _NEAR for kink in kinks_of(body, variable))
 
 
 def _by_stencil(
