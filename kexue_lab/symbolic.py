@@ -92,7 +92,14 @@ def decide(lhs: Any, rhs: Any, domain: Domain | None = None, seconds: float = 10
         reason = f"no answer within {seconds:g} s"
     except (ProcessDied, FunctionFailed) as error:  # whatever sympy stumbles over is no answer
         reason = f"sympy failed with {error}"
-    return Verdict("undecided", lhs - rhs, reason=reason)
+    return Verdict("undecided", _unworked(lhs, rhs), reason=reason)
+
+
+def _unworked(lhs: Any, rhs: Any) -> Any:
+    """The difference as it stands: sympy may need long for what it thinks is a number."""
+    if not isinstance(lhs, sp.Expr) or lhs.is_Matrix:
+        return lhs - rhs
+    return sp.Add(lhs, sp.Mul(-1, rhs, evaluate=False), evaluate=False)
 
 
 @functools.cache

@@ -147,10 +147,10 @@ def _confirms(numbers: Comparison, pairs: list[Pair]) -> bool:
 def _is_tame(side: Any) -> bool:
     """Whether nothing in the side is of a kind that sympy is known to evaluate wrongly.
 
-    That is: no limit, and no zero of a denominator, kink, jump or cut that a variable of
-    integration, summation or differentiation might meet.
+    That is: no limit, no infinite range, and no zero of a denominator, kink, jump or cut that a
+    variable of integration, summation or differentiation might meet.
     """
-    if side.has(sp.Limit, sp.DiracDelta):
+    if side.has(sp.Limit, sp.DiracDelta, sp.oo, -sp.oo):
         return False
     met = [
         (node.args[0], variable)

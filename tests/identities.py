@@ -4,6 +4,7 @@ No value comes from sympy's evaluation: closed forms are built with fractions an
 the textbook, integrals of kinked functions piece by piece between kinks that are put there.
 """
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -46,7 +47,7 @@ def over_pieces(coefficients: list[Fraction], low: Fraction, kinks: list[Fractio
     """The integral of the absolute value of a polynomial whose real zeros are the kinks."""
     ends = [low, *sorted(z for z in kinks if low < z < high), high]
     values = [antiderivative(coefficients, end) for end in ends]
-    return sum(abs(q - p) for p, q in zip(values, values[1:], strict=False))
+    return sum(abs(q - p) for p, q in itertools.pairwise(values))
 
 
 # --- integrals ----------------------------------------------------------------------------------
@@ -310,8 +311,8 @@ def neighbour(true: Statement, rng: random.Random) -> Statement:
     """The statement with a wrong right-hand side."""
     shift = sp.Rational(rng.choice([-1, 1]) * rng.randint(1, 9), rng.randint(1, 9))
     wrong = [true.right + shift, sp.Rational(rng.choice([9, 11]), 10) * true.right + shift]
-    symbols = sorted(true.right.free_symbols, key=str)
-    if symbols:
+    symbols = sorted(true.right.free_symbols & true.right.atoms(sp.Symbol), key=str)
+    if symbols and not true.right.has(sp.MatrixSymbol):
         wrong.append(true.right + shift * rng.choice(symbols))
     return true._replace(right=rng.choice(wrong))
 

@@ -6,7 +6,10 @@ from typing import Any
 
 import sympy as sp
 
-_KINKED = (sp.Abs, sp.sign, sp.Heaviside, sp.Max, sp.Min, sp.Piecewise)
+from kexue_lab.algebra.sums import is_known, known
+
+_ROUNDED = (sp.floor, sp.ceiling, sp.frac)
+_KINKED = (sp.Abs, sp.sign, sp.Heaviside, sp.Max, sp.Min, sp.Piecewise, *_ROUNDED)
 
 
 def evaluated(side: Any, **hints: bool) -> Any:
@@ -16,7 +19,7 @@ def evaluated(side: Any, **hints: bool) -> Any:
         side: an expression.
         hints: for `doit`, which methods it may use.
     """
-    smooth = side.replace(_is_kinked, _smooth_pieces).replace(_is_rational_sum, _by_digamma)
+    smooth = side.replace(_is_kinked, _smooth_pieces).replace(is_known, known)
     try:
         return smooth.doit(**hints)
     except Exception:  # sympy fails on some integrands; the rest of the ladder may do without
@@ -57,6 +60,8 @@ def _kinks(f: Any) -> Iterator[Any]:
     """Expressions at whose zeros f changes its form."""
     for node in f.atoms(sp.Abs, sp.sign, sp.Heaviside):
         yield node.args[0]
+    for node in f.atoms(*_ROUNDED):
+        yield sp.sin(sp.pi * node.args[0])
     for node in f.atoms(sp.Piecewise):
         for condition in node.atoms(sp.core.relational.Relational):
             yield condition.lhs - condition.rhs
@@ -75,6 +80,8 @@ def _on_one_side(f: Any, t: sp.Symbol, middle: Any) -> Any:
         return 1 if g.subs(t, middle).evalf() > 0 else -1
 
     f = f.replace(sp.Piecewise, lambda *cases: _case(cases, t, middle))
+    f = f.replace(lambda g: isinstance(g, sp.frac), lambda g: g.rewrite(sp.floor))
+    f = f.replace(lambda g: isinstance(g, _ROUNDED), lambda g: g.subs(t, middle))
     f = f.replace(sp.Abs, lambda g: sign(g) * g)
     f = f.replace(sp.Heaviside, lambda g, *_: sp.Integer(sign(g) > 0))
     return f.replace(sp.sign, lambda g: sp.Integer(sign(g)))
@@ -82,30 +89,3 @@ def _on_one_side(f: Any, t: sp.Symbol, middle: Any) -> Any:
 
 def _case(cases: Any, t: sp.Symbol, middle: Any) -> Any:
     return next(part for part, condition in cases if condition.subs(t, middle) == sp.true)
-
-
-def _is_rational_sum(node: Any) -> bool:
-    if not isinstance(node, sp.Sum) or len(node.limits) != 1:
-        return False
-    k, low, high = node.limits[0]
-    alone = node.function.free_symbols == {k} and low.is_Integer and high == sp.oo
-    return alone and node.function.is_rational_function(k) and not node.function.is_polynomial(k)
-
-
-def _by_digamma(node: sp.Sum) -> Any:
-    """A convergent series of a rational function, from its partial fractions."""
-    k, low, _ = node.limits[0]
-    total = residues = sp.S.Zero
-    slope, shift = sp.Wild("a", exclude=[k, 0]), sp.Wild("b", exclude=[k])
-    for order_part in sp.Add.make_args(sp.apart(node.function, k)):
-        base, order = sp.denom(order_part).as_base_exp()
-        found = base.match(slope * k + shift)
-        if not found or not order.is_Integer:
-            return node
-        a, first = found[slope], low + found[shift] / found[slope]
-        weight = sp.numer(order_part) / a**order
-        if weight.has(k) or not first.is_positive:
-            return node
-        residues += weight if order == 1 else 0
-        total += weight * (-1) ** order / sp.factorial(order - 1) * sp.polygamma(order - 1, first)
-    return sp.expand_func(total) if residues == 0 else node
