@@ -31,8 +31,8 @@ def iterated(e: sp.Integral, env: Mapping[Any, Any], setting: Setting, walk: Wal
     weights: Any = np.ones(1)
     edge = np.zeros(1, dtype=bool)
     for variable, low, high in reversed(e.limits):  # the outer variable first
-        ends = [np.broadcast_to(walk(end, here), weights.shape) for end in (low, high)]
-        x, w, outermost = _nodes(*ends, setting.level, len(e.limits) < 3)
+        start, end = (np.broadcast_to(walk(g, here), weights.shape) for g in (low, high))
+        x, w, outermost = _nodes(start, end, setting.level, len(e.limits) < 3)
         if x.size > _MOST:
             raise NoValue("a very large grid")
         count = x.shape[1]
