@@ -82,9 +82,12 @@ class Claim:
         return 0 if towards_zero(ranged, rungs) == 0 else simplified
 
     def _equal_otherwise(self) -> bool:
-        """Whether other methods of integration prove it, or one proof for each order of symbols."""
+        """Whether another integration proves it, or one proof for each order of symbols."""
         if any(side.has(sp.Integral) for pair in self.pairs for side in pair):
-            return any(self._equal_where({}, **hints) for hints in _OTHER_METHODS)
+            ranging = unbounded(self.domain)
+            return bool(ranging and self._equal_where(ranging)) or any(
+                self._equal_where({}, **hints) for hints in _OTHER_METHODS
+            )
         return any(
             all(self._equal_where(substitution) for substitution in substitutions)
             for substitutions in orders([side for pair in self.pairs for side in pair], self.domain)

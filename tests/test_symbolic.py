@@ -238,6 +238,8 @@ def test_the_domain_helps_the_proof_and_has_to_fit():
     p = sp.Symbol("p", positive=True)
     assert decide(sp.sqrt((1 - p) ** 2), 1 - p, {p: (0, 1)}).outcome == "equal"
     assert decide(sp.sqrt((1 - p) ** 2), 1 - p).outcome == "different"
+    ellipse = sp.Integral(1 / (1 + p * sp.cos(x)), (x, 0, 2 * sp.pi))
+    assert decide(ellipse, 2 * sp.pi / sp.sqrt(1 - p**2), {p: (0, 1)}).outcome == "equal"
     with pytest.raises(ValueError, match="domain names y"):
         decide(x**2, x * x + 0 * y, {y: (0, 1)})
     with pytest.raises(ValueError, match="empty"):
@@ -267,6 +269,8 @@ def test_indices_keep_their_meaning():
         (sp.Integral(sp.Abs(sp.cos(x)), (x, -sp.pi / 2, 0)), 1),
         (sp.Integral(sp.sign(sp.sin(x)), (x, 0, 3 * sp.pi)), sp.pi),
         (sp.Integral(sp.floor(x), (x, 0, 5)), 10),
+        (sp.Integral(1 / (2 + sp.cos(x)), (x, 0, 2 * sp.pi)), 2 * sp.pi / sp.sqrt(3)),
+        (sp.Integral(1 / (x * sp.sqrt(x**2 - 1)), (x, -sp.oo, -2)), -sp.pi / 6),
         (sp.Integral(sp.DiracDelta(2 * x - 2) * x**2, (x, 0, 3)), sp.Rational(1, 2)),
         (sp.Limit(a * sp.log(sp.exp(3 / a) + sp.exp(1 / a)), a, 0, "+"), 3),
         (sp.Product(1 - 1 / x**2, (x, 2, sp.oo)), sp.Rational(1, 2)),

@@ -20,10 +20,44 @@ def evaluated(side: Any, **hints: bool) -> Any:
         hints: for `doit`, which methods it may use.
     """
     smooth = side.replace(_is_kinked, _smooth_pieces).replace(is_known, known)
+    smooth = smooth.replace(_is_round, _by_half_angle).replace(_is_left, _mirrored)
     try:
         return smooth.doit(**hints)
     except Exception:  # sympy fails on some integrands; the rest of the ladder may do without
         return smooth
+
+
+def _is_round(node: Any) -> bool:
+    """Whether it is an integral over one period of a quotient in sine and cosine."""
+    if not isinstance(node, sp.Integral) or len(node.limits) != 1 or len(node.limits[0]) != 3:
+        return False
+    x, low, high = node.limits[0]
+    waves = {sp.sin(x): sp.Dummy(), sp.cos(x): sp.Dummy()}
+    quotient = node.function.xreplace(waves)
+    rational = quotient.is_rational_function(*waves.values()) and not quotient.has(x)
+    return rational and not quotient.is_polynomial(*waves.values()) and high - low == 2 * sp.pi
+
+
+def _by_half_angle(node: sp.Integral) -> Any:
+    """The same integral over u = tan(x/2): in x the antiderivative would jump."""
+    x, u = node.variables[0], sp.Dummy("u", real=True)
+    waves = {sp.sin(x): 2 * u / (1 + u**2), sp.cos(x): (1 - u**2) / (1 + u**2)}
+    quotient = sp.cancel(node.function.xreplace(waves) * 2 / (1 + u**2))
+    return sp.Integral(quotient, (u, -sp.oo, sp.oo))
+
+
+def _is_left(node: Any) -> bool:
+    """Whether it is an integral over negative numbers, where sympy mistakes roots of squares."""
+    if not isinstance(node, sp.Integral) or len(node.limits) != 1 or len(node.limits[0]) != 3:
+        return False
+    _, low, high = node.limits[0]
+    return low == -sp.oo and bool(high.is_nonpositive)
+
+
+def _mirrored(node: sp.Integral) -> Any:
+    x, _, high = node.limits[0]
+    y = sp.Dummy("y", positive=True)
+    return sp.Integral(node.function.subs(x, -y), (y, -high, sp.oo))
 
 
 def _is_kinked(node: Any) -> bool:

@@ -211,7 +211,9 @@ def _pole_or_not(f: Function, fault: Improper, length: Any, s: Setting) -> Excep
 def _breaks(integrand: Integrand, low: float, high: float, s: Setting) -> list[float]:
     """Where to cut the range: at zeros of the kinks and where the integrand is largest."""
     steps = (np.arange(_SCAN) + 0.41) / _SCAN
-    grid = np.unique(np.concatenate([low + (high - low) * steps, low + (high - low) * steps**4]))
+    length = high - low
+    dense = (low + length * steps, low + length * steps**4, high - length * steps**4)
+    grid = np.unique(np.concatenate(dense))
     breaks: set[float] = set()
     if not integrand.costly:
         sizes = np.abs(integrand.f(s.numbers(grid))).astype(float)

@@ -109,7 +109,9 @@ def _from_end(f: Function, end: Any, direction: int, length: Any, setting: Setti
     distances, weights = _nodes(setting.level, False, setting.digits)
     x = end + direction * length * distances
     terms = _faded_terms(f, x, weights * length, x != end, setting)
-    _check(terms, 0, Improper(end, direction))
+    # Next to an end that is far from 0 no number is nearer than its last bit.
+    nearest = 0 if setting.digits else np.finfo(float).eps * abs(end) / length
+    _check(terms, 0, Improper(end, direction), max(_NEGLIGIBLE, 100 * nearest))
     return terms
 
 
@@ -123,8 +125,8 @@ def _faded_terms(f: Function, x: Any, weights: Any, distinct: Any, setting: Sett
     return terms[finite[0] : finite[-1] + 1]
 
 
-def _check(terms: Any, end: int, improper: Improper) -> None:
-    if abs(terms[end]) > _NEGLIGIBLE * np.abs(terms).max():
+def _check(terms: Any, end: int, improper: Improper, share: float = _NEGLIGIBLE) -> None:
+    if abs(terms[end]) > share * np.abs(terms).max():
         raise improper
 
 
