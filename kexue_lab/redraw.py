@@ -38,8 +38,9 @@ class Stage:
             self._draw_all()
         else:
             changed = set(_changed(self.figure))
-            if not changed <= set(self._front):
-                self._moving |= {artist for artist in changed if artist not in self._front}
+            known = self._moving | set(self._front)
+            if not changed <= known:
+                self._moving |= changed - known
                 self._draw_all()
             else:
                 self._draw_front()
@@ -93,20 +94,22 @@ def _changed(figure: Figure) -> Iterator[Artist]:
 def _from_first_moving(figure: Figure, moving: set[Artist]) -> Iterator[Artist]:
     """What must be drawn anew: in each axes, the first moving part and all above it.
 
-    Axes that are drawn after such axes and overlap with them are drawn anew as well.
+    Axes that are drawn after such axes and overlap with them are drawn anew as well, and so are
+    the figure's own texts and legends, which lie on top. Axes in three dimensions sort their
+    parts by distance at each draw, so they are drawn as a whole.
     """
     touched: list[BboxBase] = []
     for axes in sorted(figure.axes, key=lambda axes: axes.get_zorder()):
         place = axes.get_tightbbox() or axes.bbox  # with its labels, which may reach far
-        if any(place.overlaps(below) for below in touched):
-            touched.append(place)
-            yield axes
-            continue
         parts = _drawn(axes)
         first = next((i for i, part in enumerate(parts) if part in moving), None)
-        if first is not None:
+        below = any(place.overlaps(other) for other in touched)
+        if below or first is not None:
             touched.append(place)
-            yield from parts[first:]
+            yield from [axes] if below or axes.name == "3d" else parts[first:]
+    on_top = sorted((*figure.texts, *figure.legends), key=lambda part: part.get_zorder())
+    if touched or moving & set(on_top):
+        yield from on_top
 
 
 def _frame(figure: Figure) -> tuple[object, ...]:

@@ -111,3 +111,21 @@ def test_axes_that_overlap_are_drawn_in_their_order():
         line.set_ydata([0, end])
         picture = pixels(stage.picture())
     assert np.array_equal(picture, from_nothing(figure))
+
+
+def test_three_dimensions_and_a_caption():
+    figure = Figure(figsize=(3, 2.4))
+    space = figure.add_axes((0, 0, 1, 1), projection="3d")
+    space.set_axis_off()
+    (arrow,) = space.plot([0, 1], [0, 0], [0, 0], lw=6)
+    space.plot([0, 0], [0, 1], [0, 0], lw=6)
+    space.set(xlim=(0, 1), ylim=(0, 1), zlim=(0, 1))
+    caption = figure.text(0.3, 0.4, "before")
+    figure.legend(handles=[arrow], labels=["an arrow"], loc="upper left")
+    stage = Stage(figure)
+    stage.picture()
+    for height in (0.2, 0.9):
+        arrow.set_data_3d([0, 1], [0, 1], [0, height])
+        caption.set_text(f"height {height}")
+        picture = pixels(stage.picture())
+    assert np.array_equal(picture, from_nothing(figure))
