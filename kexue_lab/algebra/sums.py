@@ -35,6 +35,8 @@ def _by_ratio(node: sp.Sum) -> Any:
     """Geometric sums, and those of the binomial theorem, known by the quotient of two terms."""
     k, low, high = node.limits[0]
     term = node.function
+    if (high - low).is_Integer:
+        return node  # sympy writes it out
     if not term.has(k) or term.is_rational_function(k) or term.has(sp.Sum, sp.Integral):
         return node
     ratio = sp.simplify(sp.gammasimp(sp.powsimp(term.subs(k, k + 1) / term).rewrite(sp.gamma)))
