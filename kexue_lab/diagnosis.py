@@ -391,7 +391,7 @@ def few_digits(check: Check) -> str | None:
 def right_elsewhere(check: Check) -> str | None:
     """Right on some inputs only."""
     right = [case for case in check.cases if check.right(case)]
-    if not right:
+    if not right or len(right) == len(check.cases):
         return None
     return f"right on {len(right)} of {len(check.cases)} inputs: which case is different here?"
 

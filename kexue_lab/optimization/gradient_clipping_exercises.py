@@ -50,9 +50,10 @@ def _quartic_violation(answer: Any) -> str | None:
     change = abs(4 * (theta + delta) ** 3 - 4 * theta**3)
     allowed = (16 + 4 * abs(theta) ** 3) * abs(delta)
     if not change - allowed > 10:
+        way = "; the slope changes faster uphill" if theta * delta < 0 else ""
         return (
             f"the slope changes by {change:.4g} and may change by {allowed:.4g}: "
-            "that is no violation by more than 10"
+            f"that is no violation by more than 10{way}"
         )
     return None
 
@@ -161,6 +162,11 @@ EXERCISES = (
                 "this is (4), for θ⁴; start again from the flow of θ⁶.",
             ),
             Mistake(
+                "the exponent not brought down",
+                lambda theta0, eps: 4 * _power_steps(6, theta0, eps),
+                "(θ^-4)' is -4 θ^-5 θ': that is 24η, not 6η.",
+            ),
+            Mistake(
                 "the quartic's end",
                 lambda theta0, eps: (
                     sp.Rational(5, 4) * theta0**4 * ((4 / eps) ** sp.Rational(4, 3) - theta0**-4)
@@ -199,6 +205,12 @@ EXERCISES = (
                 "the classic lemma",
                 lambda: 1.0,
                 "this is where the bound with ½ ends; put e^r - 1 - r in place of r²/2.",
+            ),
+            Mistake(
+                "where the bound is lowest",
+                lambda: math.log(1.5),
+                "that is the best step at the threshold; the question is how far B stays at or "
+                "below 0.",
             ),
             Mistake(
                 "only for very long gradients",
