@@ -328,3 +328,31 @@ def step(**changes):
 def run(**changes):
     arguments = {"eps_fn": lambda x, t: x, "schedule": LINEAR, "x": X, "times": [0.5, 0.0]}
     return sample(**{**arguments, **changes})
+
+
+# --- the stored digits -------------------------------------------------------------------------
+
+
+def test_the_stored_network_denoises_held_out_digits():
+    schedule, held_out = NoiseSchedule.cosine(), 2 * digits(1500, seeded()).x_test - 1
+    network = digit_network()
+    assert not network.training
+    t = torch.full(held_out.shape[:1], 0.3)
+    x_t, t, v = velocity_batch(held_out, t, schedule, seeded(1))
+    ab, bb = schedule.alpha_bar(0.3), schedule.beta_bar(0.3)
+    with torch.no_grad():
+        guess = ab * x_t - bb * network(x_t, t)
+    noise = (x_t - ab * held_out) / ab
+    assert (guess - held_out).square().mean() < 0.4 * noise.square().mean()
+    assert DIGIT_WEIGHTS.stat().st_size <= 300_000
+
+
+def test_training_again_goes_the_same_way_and_learns():
+    losses = []
+    for network in (train_digit_network(1), train_digit_network(30), train_digit_network(30)):
+        x_t, t, v = velocity_batch(
+            2 * digits(1500, seeded()).x_test - 1, torch.rand(297), NoiseSchedule.cosine(), seeded()
+        )
+        with torch.no_grad():
+            losses.append((network(x_t, t) - v).square().mean().item())
+    assert losses[1] < 0.8 * losses[0]
