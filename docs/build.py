@@ -20,20 +20,20 @@ from check_links import problems
 from nbformat.v4 import new_markdown_cell
 from sphinx.cmd.build import main as sphinx_build
 
-from kexue_lab.claims import MEANING
 from kexue_lab.course.catalog import SERIES, Article, catalog
 from kexue_lab.course.places import PACKAGE, course_root, notebook_path, solutions_path
+from kexue_lab.course.record import is_stale
 from kexue_lab.course.reports import frames_folder, read_report
+from kexue_lab.ledger import MARKS, Claim, read_claim
 
 ROOT = course_root()
 DOCS = ROOT / "docs"
 BUILD = ROOT / "build"
 STAGE, SITE = BUILD / "docs", BUILD / "site"
-SHARED = ("claims", "exercises", "explore", "figures", "training", "data", "catalog")
-CLAIM = re.compile(
-    r"✓ \*\*(?P<key>\w+)\*\* · \*(?P<kind>\w+)\* — (?P<statement>.*?)( <small>|\n|$)"
-)
+EXPLORER = re.compile(r"Explorer\((?P<name>.+?): ")
+SHARED = ("claims", "evidence", "exercises", "explore", "figures", "training", "data")
 FRAME_LIMIT = 300_000
+STALE = "*(The recorded seeds of this lesson's experiment are older than its code.)*"
 WORKERS = 2  # notebooks that run side by side
 
 
@@ -70,11 +70,20 @@ def write(name: str, text: str) -> None:
 # --- one article -------------------------------------------------------------------------------
 
 
-def stage_article(article: Article) -> list[dict[str, str]]:
-    """Write the page of an article and return its claims."""
+def stage_article(article: Article) -> dict[str, Claim]:
+    """Write the page of an article and return its claims by their anchors.
+
+    Raises:
+        ValueError: if the page shows other claims than the notebook's last run made.
+    """
     notebook = nbformat.read(notebook_path(article.name), as_version=4)
     put_frames(notebook, article)
+    if is_stale(article.name):
+        notebook.cells.insert(1, new_markdown_cell(STALE))
     claims = anchor_claims(notebook)
+    made = len(read_report(article.name)["claims"])
+    if len(claims) != made:
+        raise ValueError(f"{article.name} shows {len(claims)} claims, its run made {made}")
     fold_solutions(notebook, article)
     notebook.cells.append(new_markdown_cell(functions_used(notebook)))
     write(f"{article.name}.ipynb", nbformat.writes(notebook))
@@ -83,16 +92,12 @@ def stage_article(article: Article) -> list[dict[str, str]]:
 
 def put_frames(notebook: Any, article: Article) -> None:
     """Replace each explorer's standing picture by its frames and a slider."""
-    explorers = iter(sorted(frames_folder(article.name).iterdir(), key=_number))
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            if output.get("data", {}).get("text/plain", "").startswith("Explorer("):
-                output["data"] = {"text/html": frames_html(next(explorers), article)}
-
-
-def _number(folder: Path) -> int:
-    number: int = json.loads((folder / "frames.json").read_text("utf8"))["number"]
-    return number
+            shown = EXPLORER.match(output.get("data", {}).get("text/plain", ""))
+            if shown:
+                folder = frames_folder(article.name) / shown["name"]
+                output["data"] = {"text/html": frames_html(folder, article)}
 
 
 def frames_html(folder: Path, article: Article) -> str:
@@ -116,17 +121,22 @@ def frames_html(folder: Path, article: Article) -> str:
     )
 
 
-def anchor_claims(notebook: Any) -> list[dict[str, str]]:
-    """Give every claim an anchor in the page, and return what it says."""
-    claims = []
+def anchor_claims(notebook: Any) -> dict[str, Claim]:
+    """Give every claim an anchor in the page, and return what it says by that anchor.
+
+    The line on marks, which links to the notebooks' index, gets the page that explains them here.
+    """
+    claims: dict[str, Claim] = {}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             text = output.get("data", {}).get("text/markdown", "")
-            match = CLAIM.match(text)
-            if match:
+            claim = read_claim(text)
+            if claim is not None:
                 anchor = f"claim-{len(claims) + 1}"
                 output["data"]["text/markdown"] = f'<span id="{anchor}"></span>{text}'
-                claims.append({**match.groupdict(), "anchor": anchor})
+                claims[anchor] = claim
+            elif "](../index.ipynb)" in text:
+                output["data"]["text/markdown"] = text.replace("../index.ipynb", "../verified.html")
     return claims
 
 
@@ -136,13 +146,13 @@ def fold_solutions(notebook: Any, article: Article) -> None:
     cells = []
     for cell in notebook.cells:
         cells.append(cell)
-        match = re.search(r'exercise\("[^"]+", (\d+)\)\.check', cell.source)
+        match = re.search(r'exercise\((?:ARTICLE|"[^"]+"), (\d+)\)\.check', cell.source)
         if cell.cell_type == "code" and match:
             cells.append(new_markdown_cell(solutions[int(match[1])]))
         elif "../solutions/" in cell.source:
             cell.source = re.sub(
-                r"Worked answers are in\s+\[solutions\]\([^)]*\)\.",
-                "A worked answer is folded under each.",
+                r"[Ww]orked answers are in\s+(?:the )?\[solutions\]\([^)]*\)",
+                "a worked answer is folded under each",
                 cell.source,
             )
     notebook.cells = cells
@@ -222,31 +232,32 @@ def stage_api() -> None:
     write("api/index.md", "\n".join(lines))
 
 
-def verified_page(claims: dict[str, list[dict[str, str]]]) -> str:
-    """All ledgers on one page: how much is proved, checked, estimated, observed."""
-    kinds = list(MEANING)
-    total = Counter(claim["kind"] for ledger in claims.values() for claim in ledger)
+def verified_page(claims: dict[str, dict[str, Claim]]) -> str:
+    """All ledgers on one page: how much is proved, ruled out, quoted, checked and so on."""
+    words = [mark.word for mark in MARKS.values()]
+    total = Counter(claim.kind for ledger in claims.values() for claim in ledger.values())
     lines = [
         "# What is verified",
         "",
         f"{total.total()} claims in {len(claims)} articles, each checked when its notebook runs, "
         "and each linked to its place.",
         "",
-        "| article | " + " | ".join(kinds) + " |",
-        "|---|" + "---|" * len(kinds),
+        "| article | " + " | ".join(words) + " |",
+        "|---|" + "---|" * len(words),
     ]
     for name, ledger in claims.items():
-        counts = Counter(claim["kind"] for claim in ledger)
-        cells = " | ".join(str(counts[kind] or "–") for kind in kinds)
+        counts = Counter(claim.kind for claim in ledger.values())
+        cells = " | ".join(str(counts[kind] or "–") for kind in MARKS)
         lines.append(f"| [{catalog()[name].title}]({name}.ipynb) | {cells} |")
-    lines.append("| **all** | " + " | ".join(f"**{total[kind]}**" for kind in kinds) + " |")
-    lines += ["", *(f"- *{kind}*: {meaning}." for kind, meaning in MEANING.items()), ""]
+    lines.append("| **all** | " + " | ".join(f"**{total[kind]}**" for kind in MARKS) + " |")
+    lines += ["", *(f"- {m.sign} *{m.word}*: {m.meaning}." for m in MARKS.values()), ""]
     for name, ledger in claims.items():
         lines += [f"## {catalog()[name].title}", "", "| | evidence | claim |", "|---|---|---|"]
-        for claim in ledger:
-            place = f'<a href="{name}.html#{claim["anchor"]}">{claim["key"]}</a>'
-            words = claim["statement"].replace("|", r"\|")
-            lines.append(f"| {place} | {claim['kind']} | {words} |")
+        for anchor, claim in ledger.items():
+            mark = MARKS[claim.kind]
+            place = f'<a href="{name}.html#{anchor}">{claim.key}</a>'
+            statement = claim.statement.replace("|", r"\|")
+            lines.append(f"| {place} | {mark.sign} {mark.word} | {statement} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -100,7 +100,8 @@ def agreement(ours: Any, theirs: Any, oracle: str, rtol: float, atol: float) -> 
         f"difference {gap[worst]!s}, allowed: {_allowed(rtol, atol)}",
     )
     finest = np.asarray(allowed, dtype=float)
-    shown = f"{_side_by_side(a, b, finest)} by {oracle}; {_allowed(rtol, atol)}"
+    named = oracle.removeprefix("by ")
+    shown = f"{_side_by_side(a, b, finest)} by {named}; {_allowed(rtol, atol)}"
     return Finding(not np.any(gap > allowed), shown, lines)
 
 
@@ -179,12 +180,13 @@ def _clear_of(value: float, limits: list[float]) -> str:
     """The value with digits enough to see on which side of the limits it lies, and few more."""
     scale = max(abs(limit) for limit in limits)
     # A small bound is one of errors: far below it they are noise.
-    for finest in (scale / (10 if scale < _ERRORS else 100), scale / 10_000, 0.0):
-        text = short(value, finest)
+    text = short(value, scale / (10 if scale < _ERRORS else 100))
+    for digits in range(4, 18):
         shown = float(text.replace("−", "-"))
         if all((shown > limit) == (value > limit) and shown != limit for limit in limits):
-            return text
-    return minus(repr(value))
+            break
+        text = minus(f"{value:.{digits}g}")
+    return text
 
 
 # --- samples and seeds ----------------------------------------------------------------------------
@@ -270,8 +272,10 @@ def spread(key: str, figures: dict[str, Any], rows: Mapping[int, Row]) -> Findin
         raise ValueError(f"recorded are {', '.join(recorded)}; this run has {', '.join(figures)}")
     away = {name: outside(value, recorded[name]) for name, value in figures.items()}
     worst = max(away, key=lambda name: away[name])
-    told = f"{worst}: {SPREAD * away[worst]:.1f} standard deviations from the mean"
-    return Finding(away[worst] <= 1, f"farthest is {told}", (told, f"allowed: {SPREAD:g}"))
+    told = f"{SPREAD * away[worst]:.1f} standard deviations from the mean"
+    return Finding(
+        away[worst] <= 1, f"at most {told}", (f"{worst}: {told}", f"allowed: {SPREAD:g}")
+    )
 
 
 def _p_value(

@@ -313,7 +313,7 @@ def _sides(got: Any, expected: Any) -> tuple[Any, Any]:
     left, right = as_side(got, "the answer"), as_side(expected, "the solution")
     if getattr(left, "shape", None) != getattr(right, "shape", None):
         wanted = f"shape {right.shape}" if hasattr(right, "shape") else "one expression"
-        raise ValueError(f"{wanted} is asked for, got {_show(got)}")
+        raise ValueError(f"{wanted} is asked for, got {show(got)}")
     named = {symbol.name: symbol for symbol in right.free_symbols}
     return left.subs({s: named[s.name] for s in left.free_symbols if s.name in named}), right
 

@@ -18,6 +18,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from kexue_lab.redraw import Stage
+
 _explorers: dict[str, "Explorer"] = {}
 _ROUNDS = 2
 
@@ -65,7 +67,7 @@ def save_frames(folder: Path, count: int = 16, limit: int = 300_000) -> None:
         count: at most so many frames for each explorer.
         limit: at most so many bytes for each explorer; fewer frames are kept where they are large.
     """
-    for order, (name, explorer) in enumerate(_explorers.items()):
+    for name, explorer in _explorers.items():
         target = folder / name
         target.mkdir(parents=True, exist_ok=True)
         control, *_ = explorer.controls
@@ -74,7 +76,6 @@ def save_frames(folder: Path, count: int = 16, limit: int = 300_000) -> None:
             (target / f"{number:02d}.png").write_bytes(picture)
         start = explorer.values()[control]
         record = {
-            "number": order,
             "control": explorer.controls[control].description,
             "values": [f"{v:g}" if isinstance(v, (int, float)) else str(v) for v in values],
             "start": values.index(min(values, key=lambda v: _distance(v, start))),
@@ -118,6 +119,7 @@ class Explorer:
             format="png", layout=widgets.Layout(max_width="100%", align_self="flex-start")
         )
         self._error = widgets.HTML()
+        self._stage: Stage | None = None
         self._image.value = self.render(**self.values())
         for control in self.controls.values():
             control.observe(self._update, names="value")
@@ -138,9 +140,9 @@ class Explorer:
     def render(self, **values: Any) -> bytes:
         """Draw the figure at `values` and return it as PNG."""
         figure = self._figure(values)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=96, pil_kwargs={"compress_level": 1})
-        return buffer.getvalue()
+        if self._stage is None or self._stage.figure is not figure:
+            self._stage = Stage(figure)
+        return self._stage.picture()
 
     def _figure(self, values: dict[str, Any]) -> Figure:
         """What `draw` returns, with every figure closed that it opened.
@@ -192,34 +194,38 @@ class Explorer:
         return [float(position) for position in positions]
 
     def measure(self) -> dict[str, Any]:
-        """Draw at every point of `points` and time it.
+        """Draw at every point of `points`, time it, and compare with pictures drawn from nothing.
 
         Returns:
-            name, number of points, and the medians in milliseconds of a whole redraw (picture
-            included) and of `draw` alone.
+            name, number of points, the medians in milliseconds of a whole redraw (picture
+            included) and of `draw` alone, and whether each picture is what a new one would be.
 
         Raises:
             RuntimeError: naming the values at which `draw` failed.
         """
-        redraws, draws = [], []
-        for values in self.points():
-            for _ in range(_ROUNDS):
-                try:
-                    start = time.perf_counter()
-                    self._figure(values)
-                    drawn = time.perf_counter()
-                    self.render(**values)
-                    done = time.perf_counter()
-                except Exception as error:
-                    raise RuntimeError(f"{self.name} fails at {values}") from error
-                draws.append(1e3 * (drawn - start))
-                redraws.append(1e3 * (done - drawn))
+        points = [point for _ in range(_ROUNDS) for point in self.points()]
+        timed = [self._timed(values) for values in points]
+        fresh = [Stage(self._figure(values)).picture() for values in points]
+        self._stage = None
         return {
             "name": self.name,
-            "points": len(redraws) // _ROUNDS,
-            "redraw_ms": statistics.median(redraws),
-            "draw_ms": statistics.median(draws),
+            "points": len(points) // _ROUNDS,
+            "redraw_ms": statistics.median(redraw for _, redraw, _ in timed),
+            "draw_ms": statistics.median(draw for draw, _, _ in timed),
+            "exact": [picture for _, _, picture in timed] == fresh,
         }
+
+    def _timed(self, values: dict[str, Any]) -> tuple[float, float, bytes]:
+        """Milliseconds of `draw` and of the whole redraw, and the picture."""
+        try:
+            start = time.perf_counter()
+            self._figure(values)
+            drawn = time.perf_counter()
+            picture = self.render(**values)
+            done = time.perf_counter()
+        except Exception as error:
+            raise RuntimeError(f"{self.name} fails at {values}") from error
+        return 1e3 * (drawn - start), 1e3 * (done - drawn), picture
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name} = {value}" for name, value in self.values().items())

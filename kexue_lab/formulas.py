@@ -7,6 +7,7 @@ from typing import Any
 import sympy as sp
 from sympy.core.function import AppliedUndef
 from sympy.printing.latex import LatexPrinter
+from sympy.printing.precedence import PRECEDENCE
 
 from kexue_lab.numerals import told_apart
 from kexue_lab.symbolic import Counterexample, Domain
@@ -14,7 +15,7 @@ from kexue_lab.symbolic import Counterexample, Domain
 READABLE = 150
 # A formula beyond this is a table that nobody reads, and weighs on the file.
 _LARGEST = 4000
-_DEEPEST = 8
+_DEEPEST, _SHALLOWEST = 8, 3
 _DOTS = r"\cdots"
 _REPEATED = re.compile(r"\\cdots( ([+-] )?\\cdots)+")
 _TERMS = 4
@@ -46,9 +47,9 @@ class _Printer(LatexPrinter):  # type: ignore[misc]  # sympy has no types
         return str(super()._print(expr, **options))
 
     def _print_Derivative(self, expr: Any) -> str:
-        operator, _, _ = (
-            super()._print_Derivative(expr.func(sp.Symbol("@"), *expr.variables)).partition("@")
-        )
+        signed = any(part.could_extract_minus_sign() for part in expr.args)
+        body = self.parenthesize(expr.expr, PRECEDENCE["Mul"], is_neg=signed, strict=True)
+        operator = str(super()._print_Derivative(expr)).removesuffix(body)
         return f"{operator}{self._acted_on(expr.expr)}"
 
     def _print_Add(self, expr: Any, order: Any = None) -> str:
@@ -58,12 +59,10 @@ class _Printer(LatexPrinter):  # type: ignore[misc]  # sympy has no types
         return rf"{super()._print_Add(sp.Add(*terms[:2], evaluate=False), 'none')} + {_DOTS}"
 
     def _print_Product(self, expr: Any) -> str:
+        text = str(super()._print_Product(expr))
         if not expr.function.is_Mul:
-            return str(super()._print_Product(expr))
-        operator, _, _ = (
-            super()._print_Product(expr.func(sp.Symbol("@"), *expr.limits)).partition("@")
-        )
-        return f"{operator}{self._acted_on(expr.function)}"
+            return text
+        return text.removesuffix(self._print(expr.function)) + self._acted_on(expr.function)
 
     def _print_Limit(self, expr: Any) -> str:
         # The plain limit has sympy's direction "+" as well: the sign would say more than is meant.
@@ -103,7 +102,7 @@ def short_formula(left: Any, right: Any, relation: str) -> str:
 
     Empty where even the coarsest form is longer.
     """
-    for deepest in (None, *range(_DEEPEST, 1, -1)):
+    for deepest in (None, *range(_DEEPEST, _SHALLOWEST - 1, -1)):
         text = f"{latex(left, deepest)} {relation} {latex(right, deepest)}"
         if visible_length(text) <= READABLE:
             return text
@@ -112,8 +111,8 @@ def short_formula(left: Any, right: Any, relation: str) -> str:
 
 def visible_length(text: str) -> int:
     """Return about how many signs are seen of a formula in LaTeX."""
-    seen = re.sub(r"\\(left|right|substack|begin|end)\b|[{}\s&^_]", "", text)
-    return len(re.sub(r"\\[a-zA-Z]+|\\.", "x", seen))
+    text = re.sub(r"\\(begin|end)\{\w+\}|\\(left|right|limits|substack)(?![a-z])", "", text)
+    return len(re.sub(r"[{}\s&^_]", "", re.sub(r"\\[a-zA-Z]+|\\.", "x", text)))
 
 
 # --- conditions -----------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ _SMALL, _LARGE = 1e-4, 1e6
 
 def decimals_of(error: float, digits: int) -> int:
     """Return the decimals that show a value down to so many digits of its error."""
-    return max(0, digits - 1 - math.floor(math.log10(error)))
+    rounded = float(f"{error:.{digits - 1}e}")
+    return max(0, digits - 1 - math.floor(math.log10(rounded)))
 
 
 def fixed(value: float, decimals: int, sign: Literal["", "+"] = "") -> str:
@@ -64,10 +65,12 @@ def _real(value: float, finest: float) -> str:
     if finest:
         decimals = min(decimals, math.ceil(-math.log10(finest)))
     shown = round(value, decimals)
+    if abs(shown) >= 10 ** (_DIGITS - decimals):  # 0.99996 has become 1.0000
+        decimals -= 1
     if shown and not _SMALL <= abs(shown) < _LARGE:
         return minus(f"{shown:.{_DIGITS}g}")
-    text = f"{shown + 0.0:.{max(decimals, 0)}f}"
-    return minus(text.rstrip("0").rstrip(".") if "." in text else text)
+    # Zeros at the end stay: another processor's 1.999 is to be read beside 2.000, not beside 2.
+    return minus(f"{shown + 0.0:.{max(decimals, 0)}f}")
 
 
 def _significant(value: float, digits: int) -> str:

@@ -160,8 +160,9 @@ def columns(rows: Mapping[int, Row], key: str) -> dict[str, NDArray[np.float64]]
 def outside(live: Any, recorded: NDArray[np.float64]) -> float:
     """How far a live figure lies outside the recorded spread, in units of that spread.
 
-    The spread is `SPREAD` standard deviations of the recorded seeds on either side of their mean,
-    and at least what rounding to six digits leaves; at most 1 is inside.
+    The spread is `SPREAD` standard deviations of the recorded seeds on either side of their mean;
+    for an entry of an array at least a fifth of what its entries have overall, and at least what
+    rounding to six digits leaves. At most 1 is inside.
 
     Args:
         live: this run's figure.
@@ -174,7 +175,10 @@ def outside(live: Any, recorded: NDArray[np.float64]) -> float:
     if values.shape != recorded.shape[1:]:
         raise ValueError(f"the live figure has shape {values.shape}, recorded {recorded.shape[1:]}")
     mean = recorded.mean(0)
+    deviation = recorded.std(0, ddof=1) if len(recorded) > 1 else np.zeros_like(mean)
+    # An entry that came out alike on every seed by chance (a share of 0, say) may yet differ.
+    overall = np.sqrt((deviation**2).mean())
     rounding = 10.0 ** (1 - _DIGITS) * np.abs(recorded).max(0)
-    spread = SPREAD * recorded.std(0, ddof=1) if len(recorded) > 1 else np.zeros_like(mean)
-    allowed = np.maximum(spread, np.maximum(rounding, np.finfo(float).tiny))
+    allowed = np.maximum(SPREAD * np.maximum(deviation, overall / 5), rounding)
+    allowed = np.maximum(allowed, np.finfo(float).tiny)
     return float((np.abs(values - mean) / allowed).max())

@@ -22,7 +22,6 @@ EXERCISES = [(name, number) for name in finished() for number in exercises_of(na
 # In these notebooks, written before the rule, a function that stands there answers the exercise.
 # They are excused until they become lessons; then the entry has no effect and goes.
 ANSWERED_BY_A_VISIBLE_FUNCTION = {
-    "mathematics/random_sector": {5: "rs.max_gap_cdf"},
     "mathematics/linear_ode": {1: "cross"},
     "diffusion/ddim": {1: "ddim.posterior_coefficients"},
     "diffusion/optimal_variance": {2: "ov.optimal_reverse_variance"},

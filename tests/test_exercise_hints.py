@@ -12,7 +12,6 @@ import torch
 
 from kexue_lab.attention.linear_attention import linear_attention
 from kexue_lab.exercises import exercise
-from kexue_lab.mathematics.random_sector import same_sector_probability
 
 
 def token_by_token(phi_q, phi_k, v, chunk_size):
@@ -70,15 +69,14 @@ def sampled_wins(mu, y):
 WRONG = [
     (
         "mathematics/random_sector",
-        2,
-        lambda n, turn: float(same_sector_probability(n, turn=turn)),
+        1,
+        lambda n, y: float(max(1 - n * y, 0)) ** (n - 1),
         "no exact number",
     ),
-    ("mathematics/random_sector", 3, lambda n: 1 - n / 2 ** (n - 1), "no exact number"),
     (
         "mathematics/random_sector",
-        6,
-        lambda n, theta: 1 - solution("mathematics/random_sector", 6)(n, theta),
+        5,
+        lambda n, d: 1 - solution("mathematics/random_sector", 5)(n, d),
         "1 minus the right one",
     ),
     ("text/word_movers", 5, lambda x, y: solution("text/word_movers", 5)(y, x), "shape"),

@@ -258,7 +258,6 @@ def test_frames_for_a_static_page(tmp_path):
     save_frames(tmp_path, count=4)
     record = json.loads((tmp_path / "draw/frames.json").read_text("utf8"))
     assert record == {
-        "number": 0,
         "control": "height",
         "values": ["0", "0.5", "1", "1.5"],
         "start": 2,

@@ -104,6 +104,11 @@ def test_without_a_spread_only_rounding_is_allowed():
     assert outside(0.0, np.zeros(20)) == 0
 
 
+def test_an_entry_that_was_alike_by_chance_may_differ():
+    seeds = np.stack([np.linspace(0.4, 0.6, 20), np.zeros(20)], 1)
+    assert outside([0.5, 0.01], seeds) <= 1 < outside([0.5, 0.5], seeds)
+
+
 def test_a_run_within_the_recorded_spread_is_claimed(record):
     write_rows(record, rows(a=0.0, b=100.0))
     claims = Claims(ARTICLE)
@@ -111,7 +116,7 @@ def test_a_run_within_the_recorded_spread_is_claimed(record):
     (entry,) = claims.entries
     assert (entry.key, entry.kind) == ("E1", "observed")
     assert "20 seeds" in entry.statement
-    assert entry.detail == "farthest is b: 3.5 standard deviations from the mean"
+    assert entry.detail == "at most 3.5 standard deviations from the mean"
 
 
 def test_a_run_outside_is_a_failure(record):

@@ -23,10 +23,14 @@ internet, and a GPU is used only where you ask for one. The times are those of o
 
 | mark | meaning |
 |---|---|
-| ✓ **D2** · *proved* | sympy brought the difference of both sides to 0 |
-| *refuted* | the near miss next to it: shown to be wrong |
-| *checked*, *measured* | computed, and held against an independent oracle or a bound |
-| *estimated*, *observed* | a random sample within its own error; an experiment over several seeds |
+| ✓ **D2** · *proved* | sympy brought the difference of both sides to 0, and numbers agree |
+| ✗ *ruled out* | a false sentence, with a point at which it fails |
+| ≡ *quoted* | taken on trust, with its source |
+| ✓ *checked*, *measured* | computed, and held against an independent oracle or a bound |
+| ✓ *estimated*, *observed* | a random sample within its own error; an experiment over seeds |
+
+The letter and number name the step to which a claim belongs: D for derivations, N for numerical
+checks, E for experiments.
 """
 
 

@@ -1,5 +1,6 @@
 """What the exercises of mathematics/random_sector check."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from fractions import Fraction
@@ -27,11 +28,11 @@ def _shy(rng: np.random.Generator) -> Inputs:
 def _winds(rng: np.random.Generator) -> Inputs:
     for _ in range(6):
         p = Fraction(int(rng.integers(1, 12)), 25)
-        yield int(rng.integers(3, 8)), rng.choice([p, 1 - p])
+        yield int(rng.integers(3, 8)), p if rng.random() < 0.5 else 1 - p
 
 
 def _all_apart(n: int, y: Fraction) -> Fraction:
-    return Fraction(max(1 - n * y, 0)) ** (n - 1)
+    return max(1 - n * y, Fraction(0)) ** (n - 1)
 
 
 def _with_south_wind(n: int, p: Fraction) -> Fraction:
@@ -67,7 +68,8 @@ def _judge_weights(answer: Any) -> str | None:
 
 
 def _angles(rng: np.random.Generator) -> Inputs:
-    yield ([0.5, 2.0, 1.0, 6.0],)
+    yield ([3.5, 3.0, 4.0],)  # the longest gap is the last one
+    yield ([0.5, 7.0, 3.0],)  # more than a full turn
     for _ in range(5):
         angles = rng.uniform(-10, 15, int(rng.integers(3, 8)))
         yield ([float(angle) for angle in angles],)
@@ -80,7 +82,7 @@ def _widest_gap(angles: list[float]) -> float:
 
 def _without_wrapping(angles: list[float]) -> float:
     order = sorted(angle % (2 * math.pi) for angle in angles)
-    return max(b - a for a, b in zip(order, order[1:], strict=False))
+    return max(b - a for a, b in itertools.pairwise(order))
 
 
 def _without_turns(angles: list[float]) -> float:
@@ -95,7 +97,7 @@ def _unsorted(angles: list[float]) -> float:
 
 def _only_sorted(angles: list[float]) -> float:
     order = sorted(angles)
-    return max(b - a for a, b in zip(order, order[1:], strict=False))
+    return max(b - a for a, b in itertools.pairwise(order))
 
 
 def _classifiers(rng: np.random.Generator) -> Inputs:
@@ -114,18 +116,18 @@ EXERCISES = (
         mistakes=(
             Mistake(
                 "one gap only",
-                lambda n, y: Fraction(max(1 - y, 0)) ** (n - 1),
+                lambda n, y: max(1 - y, Fraction(0)) ** (n - 1),
                 "this is the probability that one given gap exceeds y; all n gaps must.",
             ),
             Mistake(
                 "n - 1 gaps",
-                lambda n, y: Fraction(max(1 - (n - 1) * y, 0)) ** (n - 1),
+                lambda n, y: max(1 - (n - 1) * y, Fraction(0)) ** (n - 1),
                 "on a circle n ducks have n gaps between neighbours: the stick was cut open at a "
                 "duck.",
             ),
             Mistake(
                 "the power n",
-                lambda n, y: Fraction(max(1 - n * y, 0)) ** n,
+                lambda n, y: max(1 - n * y, Fraction(0)) ** n,
                 "n pieces have only n - 1 degrees of freedom.",
             ),
             Mistake(
