@@ -132,6 +132,14 @@ def _symbols(_rng: np.random.Generator) -> Inputs:
     yield (sp.Symbol("d", positive=True),)
 
 
+def _two_formulas(answer: Any, _s: sp.Symbol) -> tuple[sp.Expr, sp.Expr]:
+    # A list in the place of a formula would be taken for a row of the same matrix.
+    ratio, variance = (sp.sympify(formula) for formula in answer)
+    if not (isinstance(ratio, sp.Expr) and isinstance(variance, sp.Expr)):
+        raise TypeError(f"two formulas are asked for, got {answer}")
+    return ratio, variance
+
+
 # ---------------------------------------------------------------------------- 5: Heun
 
 
@@ -297,6 +305,7 @@ EXERCISES = (
         "the best middle of two steps",
         solution=lambda s: (s, s**2 / 4),
         inputs=_symbols,
+        observe=_two_formulas,
         mistakes=(
             Mistake(
                 "signal and noise alike",
