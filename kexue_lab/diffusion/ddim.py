@@ -51,9 +51,10 @@ def posterior_coefficients(
 
 
 def ddpm_sigma(ab_t: float, bb_t: float, ab_u: float, bb_u: float, eta: float = 1.0) -> float:
-    """Return η (β̄_u/β̄_t) √(1 − ᾱ_t²/ᾱ_u²), the standard deviation of a step from t to u.
+    """Return η β̄_u √(1 − (α β̄_u/β̄_t)²) with α = ᾱ_t/ᾱ_u, the deviation of a step from t to u.
 
-    η = 1 is the Bayes posterior of the Markov chain from u to t (DDPM), η = 0 is DDIM.
+    η = 1 is the Bayes posterior of the Markov chain from u to t (DDPM), η = 0 is DDIM. Where
+    ᾱ² + β̄² = 1, which is not needed, it is η (β̄_u/β̄_t) √(1 − α²).
 
     Args:
         ab_t: ᾱ_t, in [0, ᾱ_u].
@@ -63,7 +64,7 @@ def ddpm_sigma(ab_t: float, bb_t: float, ab_u: float, bb_u: float, eta: float = 
         eta: η in [0, 1].
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument is out of range, or α β̄_u > β̄_t: no chain leads from u to t.
 
     Source: arXiv:2010.02502, equation 16.
     """
@@ -71,8 +72,11 @@ def ddpm_sigma(ab_t: float, bb_t: float, ab_u: float, bb_u: float, eta: float = 
     _check_eta(eta)
     if not 0 < ab_u >= ab_t:
         raise ValueError(f"ab_u must be positive and at least ab_t = {ab_t}, got {ab_u}")
-    ratio = ab_t / ab_u
-    return eta * bb_u / bb_t * math.sqrt((1 - ratio) * (1 + ratio))
+    kept = ab_t / ab_u * (bb_u / bb_t)
+    if kept > 1 + 1e-12:
+        raise ValueError(f"bb_t must be at least ab_t/ab_u bb_u = {kept * bb_t}, got {bb_t}")
+    # Never above β̄_u, and 0 where rounding makes two neighbouring times one.
+    return eta * bb_u * math.sqrt(max(0.0, 1 - kept) * (1 + kept))
 
 
 def ddim_step(

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
+import sympy as sp
 import torch
 from numpy.typing import NDArray
+from scipy.stats import norm
 from torch import Tensor
 
-from kexue_lab.diffusion.ddim import ddpm_sigma, posterior_coefficients
+from kexue_lab.diffusion.ddim import gaussian_sample_variance, posterior_coefficients
 from kexue_lab.diffusion.schedules import GaussianMixture, NoiseSchedule
 from kexue_lab.exercises import Exercise, Mistake
 
@@ -20,162 +22,122 @@ Inputs = Iterator[tuple[Any, ...]]
 _COSINE = NoiseSchedule.cosine(0)
 
 
-def _levels(rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """ᾱ_t, β̄_t, ᾱ_u, β̄_u at two random times u < t of a variance-preserving schedule."""
-    u = float(rng.uniform(0.1, 0.6))
-    t = u + float(rng.uniform(0.05, 0.3))
-    return _COSINE.alpha_bar(t), _COSINE.beta_bar(t), _COSINE.alpha_bar(u), _COSINE.beta_bar(u)
+# ---------------------------------------------------------------------------- 1: the other pair
 
 
-# ---------------------------------------------------------------------------- 1: coefficients
-
-
-def _coefficient_inputs(rng: np.random.Generator) -> Inputs:
-    yield 0.6, 0.8, 0.8, 0.6, 0.36
-    for _ in range(5):
-        levels = _levels(rng)
+def _levels(rng: np.random.Generator) -> Inputs:
+    """ᾱ_t, β̄_t, ᾱ_u, β̄_u at two random times u < t, and an admissible σ."""
+    for _ in range(6):
+        u = float(rng.uniform(0.1, 0.6))
+        t = u + float(rng.uniform(0.05, 0.3))
+        levels = [f(v) for v in (t, u) for f in (_COSINE.alpha_bar, _COSINE.beta_bar)]
         yield *levels, float(rng.uniform(0.2, 0.95)) * levels[3]
 
 
-def _other_root(
+def _other_pair(
     ab_t: float, bb_t: float, ab_u: float, bb_u: float, sigma: float
 ) -> tuple[float, float]:
-    """κ² is given, so -κ is right as well."""
     kappa = -posterior_coefficients(ab_t, bb_t, ab_u, bb_u, sigma)[0]
     return kappa, ab_u - ab_t * kappa
 
 
-def _whole_noise(
-    ab_t: float, bb_t: float, ab_u: float, bb_u: float, sigma: float
-) -> tuple[float, float]:
-    return bb_u / bb_t, ab_u - ab_t * bb_u / bb_t
+def _only_kappa(*levels: float) -> tuple[float, float]:
+    kappa, lam = posterior_coefficients(*levels)
+    return -kappa, lam
 
 
-def _deviations_subtracted(
-    ab_t: float, bb_t: float, ab_u: float, bb_u: float, sigma: float
-) -> tuple[float, float]:
-    kappa = (bb_u - sigma) / bb_t
-    return kappa, ab_u - ab_t * kappa
+def _both_signs(*levels: float) -> tuple[float, float]:
+    kappa, lam = posterior_coefficients(*levels)
+    return -kappa, -lam
 
 
-def _difference(
-    ab_t: float, bb_t: float, ab_u: float, bb_u: float, sigma: float
-) -> tuple[float, float]:
-    return posterior_coefficients(ab_t, bb_t, ab_u, bb_u, sigma)[0], ab_u - ab_t
+# ---------------------------------------------------------------------------- 2: the border
 
 
-# ---------------------------------------------------------------------------- 2: subsequences
+def _probabilities(rng: np.random.Generator) -> Inputs:
+    yield (0.9,)
+    for p in rng.uniform(0.05, 0.95, 4):
+        yield (float(p),)
 
 
-def _chains(rng: np.random.Generator) -> Inputs:
-    yield np.cos(np.linspace(0, 1.5, 11)), [0, 5, 10], 1.0
-    for _ in range(4):
-        length = int(rng.integers(20, 60))
-        alpha_bars = np.cumprod(np.append(1.0, np.sqrt(1 - rng.uniform(1e-3, 0.08, length))))
-        inner = rng.choice(np.arange(2, length, 3), size=4, replace=False)
-        steps = [0, *sorted(int(k) for k in inner), length]
-        yield alpha_bars, steps, float(rng.uniform(0.3, 1))
+# ---------------------------------------------------------------------------- 3: the table
 
 
-def _subsequence_sigmas(alpha_bars: Array, steps: list[int], eta: float) -> Array:
-    beta_bars = np.sqrt(1 - alpha_bars**2)
-    sigmas = [
-        ddpm_sigma(alpha_bars[t], beta_bars[t], alpha_bars[u], beta_bars[u], eta)
-        for u, t in pairwise(steps)
-    ]
-    return np.array(sigmas)
+class _GaussianNoise:
+    """The mean noise for data N(0, s²), at the indices of a table."""
+
+    def __init__(self, alpha_bars: Array, s: float) -> None:
+        self.alpha_bars, self.s = alpha_bars, s
+
+    def __call__(self, x: Array, t: int) -> Array:
+        squared = self.alpha_bars[t] ** 2
+        guess: Array = np.sqrt(1 - squared) * x / (squared * self.s**2 + 1 - squared)
+        return guess
+
+    def __repr__(self) -> str:
+        return f"the exact noise of N(0, {self.s:.2f}²)"
 
 
-def _reused_sigmas(alpha_bars: Array, steps: list[int], eta: float) -> Array:
-    full = _subsequence_sigmas(alpha_bars, list(range(len(alpha_bars))), eta)
-    return np.asarray(full[np.array(steps[1:]) - 1])
+def _tables(rng: np.random.Generator) -> Inputs:
+    for eta in (0.7, 1.0, 0.0):
+        alpha_bars = np.cumprod(np.append(1.0, np.sqrt(1 - rng.uniform(0.02, 0.2, 14))))
+        steps = [0, 2, 5, 9, 11, 14]
+        z = rng.normal(size=(len(steps), 4))
+        noise = _GaussianNoise(alpha_bars, float(rng.uniform(0.4, 1.6)))
+        yield noise, rng.normal(size=4), alpha_bars, steps, z, eta
 
 
-def _ratio_not_squared(alpha_bars: Array, steps: list[int], eta: float) -> Array:
-    t, u = np.array(steps[1:]), np.array(steps[:-1])
-    beta_bars = np.sqrt(1 - alpha_bars**2)
-    noise = np.sqrt(1 - alpha_bars[t] / alpha_bars[u])
-    return np.asarray(eta * beta_bars[u] / beta_bars[t] * noise)
-
-
-def _reused_alpha(alpha_bars: Array, steps: list[int], eta: float) -> Array:
-    """β̄ of the subsequence, α_t of the full chain."""
-    t, u = np.array(steps[1:]), np.array(steps[:-1])
-    beta_bars = np.sqrt(1 - alpha_bars**2)
-    noise = np.sqrt(1 - (alpha_bars[t] / alpha_bars[t - 1]) ** 2)
-    return np.asarray(eta * beta_bars[u] / beta_bars[t] * noise)
-
-
-# ---------------------------------------------------------------------------- 3: one step
-
-
-def _step_inputs(rng: np.random.Generator) -> Inputs:
-    for eta in (0.6, 1.0, 0.0):
-        x, eps, z = torch.tensor(rng.normal(size=(3, 4, 2)))
-        yield x, eps, z, *_levels(rng), eta
-    x, eps, z = torch.tensor(rng.normal(size=(3, 4, 2)))
-    yield x, eps, z, 0.8, 0.6, 1.0, 0.0, 1.0
-
-
-def _step(
-    x: Tensor,
-    eps: Tensor,
-    z: Tensor,
-    ab_t: float,
-    bb_t: float,
-    ab_u: float,
-    bb_u: float,
+def _by_table(
+    noise: Callable[[Array, int], Array],
+    x: Array,
+    alpha_bars: Array,
+    steps: list[int],
+    z: Array,
     eta: float,
     *,
-    sigma: Callable[..., float] = ddpm_sigma,
-    kept: Callable[[float, float], float] = lambda bb_u, s: math.sqrt(bb_u**2 - s**2),
-) -> Tensor:
-    s = sigma(ab_t, bb_t, ab_u, bb_u, eta)
-    return ab_u * (x - bb_t * eps) / ab_t + kept(bb_u, s) * eps + s * z
+    faults: tuple[str, ...] = (),
+) -> Array:
+    beta_bars = np.sqrt(1 - alpha_bars ** (1 if "square" in faults else 2))
+    for i in range(len(steps) - 1, 0, -1):
+        t, u = steps[i], steps[i - 1]
+        alpha = alpha_bars[t] / alpha_bars[t - 1 if "pair" in faults else u]
+        sigma = eta * beta_bars[u] / beta_bars[t] * np.sqrt(1 - alpha**2)
+        kept = beta_bars[u] if "kept" in faults else np.sqrt(beta_bars[u] ** 2 - sigma**2)
+        eps = noise(x, t)
+        guess = (x - beta_bars[t] * eps) / alpha_bars[t]
+        x = alpha_bars[u] * guess + kept * eps + sigma * z[i]
+    return x
 
 
-def _forward_sigma(ab_t: float, bb_t: float, ab_u: float, bb_u: float, eta: float) -> float:
-    # No more than β̄_u: else there is no root of the remaining noise.
-    return min(eta * math.sqrt(1 - (ab_t / ab_u) ** 2), bb_u)
+_TABLE_HINTS = {
+    "square": "here ᾱ² + β̄² = 1; DDPM's papers call ᾱ what is ᾱ² here.",
+    "pair": "α must span the whole jump, from u to t.",
+    "kept": "when σ is fresh, less than β̄_u of the old noise may be kept.",
+}
 
 
-def _data_not_shrunk(*arguments: Any) -> Tensor:
-    x, eps, _, ab_t, bb_t, ab_u, *_ = arguments
-    wrong: Tensor = _step(*arguments) + (1 - ab_u) * (x - bb_t * eps) / ab_t
-    return wrong
+def _table_mistake(faults: tuple[str, ...]) -> Mistake:
+    """The answer in which these faults are left."""
+    hint = " And: ".join(_TABLE_HINTS[fault] for fault in faults)
+    return Mistake(
+        f"left as it was: {', '.join(faults)}", lambda *a: _by_table(*a, faults=faults), hint
+    )
 
 
-def _noise_at_the_end(*arguments: Any) -> Tensor:
-    """Right until the last step, where z enters with the size of the forward step."""
-    *_, ab_t, bb_t, ab_u, bb_u, eta = arguments
-    if bb_u > 0:
-        return _step(*arguments)
-    x, eps, z, *_ = arguments
-    wrong: Tensor = (x - bb_t * eps) / ab_t + eta * math.sqrt(1 - (ab_t / ab_u) ** 2) * z
-    return wrong
+# ---------------------------------------------------------------------------- 4: the middle
 
 
-def _all_the_noise(*arguments: Any) -> Tensor:
-    return _step(*arguments, kept=lambda bb_u, s: bb_u)
+def _symbols(_rng: np.random.Generator) -> Inputs:
+    yield (sp.Symbol("s", positive=True),)
+    yield (sp.Symbol("d", positive=True),)
 
 
-# ---------------------------------------------------------------------------- 4: the variance
-
-
-def _counts(rng: np.random.Generator) -> Inputs:
-    yield 7, 1.0
-    for n in rng.integers(2, 40, 4):
-        yield int(n), float(rng.uniform(0.3, 2.0))
-
-
-def _squared_cosines(n: int, s: float) -> list[float]:
-    angles = [math.pi / 2 * k / n for k in range(n + 1)]
-    directions = [math.atan2(math.sin(a), s * math.cos(a)) for a in angles]
-    return [math.cos(b - a) ** 2 for a, b in pairwise(directions)]
-
-
-def _remaining_variance(n: int, s: float) -> float:
-    return s**2 * math.prod(_squared_cosines(n, s))
+def _two_formulas(answer: Any, _s: sp.Symbol) -> tuple[sp.Expr, sp.Expr]:
+    # A list in the place of a formula would be taken for a row of the same matrix.
+    ratio, variance = (sp.sympify(formula) for formula in answer)
+    if not (isinstance(ratio, sp.Expr) and isinstance(variance, sp.Expr)):
+        raise TypeError(f"two formulas are asked for, got {answer}")
+    return ratio, variance
 
 
 # ---------------------------------------------------------------------------- 5: Heun
@@ -257,99 +219,118 @@ def _old_time(x: Tensor, noise: Callable[[Tensor, float], Tensor], times: list[f
     return _heun(x, noise, times, second=lambda t, u: t)
 
 
+# ---------------------------------------------------------------------------- 6: wide data
+
+
+def _no_counter_example(answer: Any) -> str | None:
+    try:
+        s, n = answer
+        s, n = float(s), float(n)
+    except (TypeError, ValueError):
+        return "return two numbers: s and n"
+    if not (0 < s <= 100 and 2 <= n <= 50 and n == int(n)):
+        return f"s must be in (0, 100] and n a whole number from 2 to 50, got s = {s:g}, n = {n:g}"
+    times = _COSINE.times(int(n))
+    without, fresh = (gaussian_sample_variance(s, _COSINE, times, eta) for eta in (0.0, 1.0))
+    if not fresh > 1.05 * without:
+        return (
+            f"η = 1 keeps the variance {fresh:.4g} and η = 0 keeps {without:.4g}: not over 5 % more"
+        )
+    return None
+
+
 EXERCISES = (
     Exercise(
-        "the two coefficients",
-        solution=posterior_coefficients,
-        inputs=_coefficient_inputs,
-        forms=(_other_root,),
+        "the other pair of coefficients",
+        solution=_other_pair,
+        inputs=_levels,
         mistakes=(
             Mistake(
-                "all of the noise is kept",
-                _whole_noise,
-                "with this κ old and new noise together exceed β̄_u²: leave room for σ².",
+                "the pair of (3)",
+                posterior_coefficients,
+                "this is the pair of (3); the equation for κ² has a second root.",
             ),
             Mistake(
-                "the difference of the means",
-                _difference,
-                "κ x_t already brings κᾱ_t x_0, not ᾱ_t x_0: subtract that from ᾱ_u.",
+                "λ as it was",
+                _only_kappa,
+                "another κ brings another share of x_0 along: solve the first equation for λ anew.",
             ),
             Mistake(
-                "deviations subtracted",
-                _deviations_subtracted,
-                "independent noises add their variances: (κβ̄_t)² + σ² = β̄_u².",
+                "both signs turned",
+                _both_signs,
+                "then the mean of x_u is −ᾱ_u x_0: solve the first equation for λ anew.",
             ),
         ),
     ),
     Exercise(
-        "σ on a subsequence",
-        solution=_subsequence_sigmas,
-        inputs=_chains,
+        "the noises that end at +1",
+        solution=lambda p: float(norm.ppf(1 - p)),
+        inputs=_probabilities,
         mistakes=(
             Mistake(
-                "σ of the full chain",
-                _reused_sigmas,
-                "these are the one-step σ_t of the full chain; compute them anew for each pair.",
+                "the sign of the noise",
+                lambda p: 0.0,
+                "that is the border of a fair coin: half of all noises lie above it.",
             ),
             Mistake(
-                "α of the full chain",
-                _reused_alpha,
-                "the ratio α must span the long step as well: ᾱ_t/ᾱ_u, not ᾱ_t/ᾱ_{t−1}.",
+                "below for above",
+                lambda p: float(norm.ppf(p)),
+                "the share of noises *above* the border must be p: larger noises go to larger "
+                "data.",
             ),
             Mistake(
-                "the ratio not squared",
-                _ratio_not_squared,
-                "here ᾱ² + β̄² = 1: β² is 1 − (ᾱ_t/ᾱ_u)². DDPM's papers call ᾱ what is ᾱ² here.",
+                "the mean of the data",
+                lambda p: 2 * p - 1,
+                "this is where one single step lands; with many steps order is kept instead.",
+            ),
+            Mistake(
+                "a probability",
+                lambda p: 1 - p,
+                "this is the share of noises below the border; which number has that share of a "
+                "standard normal distribution below it?",
             ),
         ),
     ),
     Exercise(
-        "one step",
-        solution=_step,
-        inputs=_step_inputs,
-        mistakes=(
-            Mistake(
-                "all of the predicted noise",
-                _all_the_noise,
-                "of the predicted noise only √(β̄_u² − σ²) is kept: z brings the rest.",
-            ),
-            Mistake(
-                "noise on the data",
-                _noise_at_the_end,
-                "the last step, β̄_u = 0, must not add noise: σ carries the factor β̄_u.",
-            ),
-            Mistake(
-                "the forward step's noise",
-                lambda *a: _step(*a, sigma=_forward_sigma),
-                "this σ is ηβ_t, the noise of the *forward* step; going back it is smaller by "
-                "β̄_u/β̄_t.",
-            ),
-            Mistake(
-                "the data not shrunk",
-                _data_not_shrunk,
-                "at time u the data enter with the factor ᾱ_u.",
-            ),
+        "the sampler on a table, mended",
+        solution=_by_table,
+        inputs=_tables,
+        mistakes=tuple(
+            _table_mistake(faults)
+            for count in (1, 2, 3)
+            for faults in combinations(_TABLE_HINTS, count)
         ),
     ),
     Exercise(
-        "what n deterministic steps leave of the variance",
-        solution=_remaining_variance,
-        inputs=_counts,
+        "the best middle of two steps",
+        solution=lambda s: (s, s**2 / 4),
+        inputs=_symbols,
+        observe=_two_formulas,
         mistakes=(
             Mistake(
-                "a cosine for each step",
-                lambda n, s: s**2 * math.prod(math.sqrt(c) for c in _squared_cosines(n, s)),
-                "each step multiplies the standard deviation by the cosine; square it.",
+                "signal and noise alike",
+                lambda s: (sp.Integer(1), s**4 / (1 + s**2) ** 2),
+                "that is the middle for s = 1; the arrows are (ᾱ s, β̄).",
             ),
             Mistake(
-                "the angles for s = 1",
-                lambda n, s: s**2 * math.cos(math.pi / (2 * n)) ** (2 * n),
-                "π/2n is the angle for s = 1 only; the arrow is (ᾱ_t s, β̄_t).",
+                "the ratio upside down",
+                lambda s: (1 / s, s**2 / 4),
+                "the arrow (ᾱ s, β̄) must stand at 45°: what is β̄/ᾱ then?",
             ),
             Mistake(
-                "the share that is left",
-                lambda n, s: math.prod(_squared_cosines(n, s)),
-                "this is the share of the variance; multiply by s².",
+                "the share",
+                lambda s: (s, sp.Rational(1, 4)),
+                "this is the share of the variance that arrives; multiply it by s².",
+            ),
+            Mistake(
+                "the deviation",
+                lambda s: (s, s / 2),
+                "this is the standard deviation; the variance is asked for.",
+            ),
+            Mistake(
+                "one projection",
+                lambda s: (s, s**2 / 2),
+                "each of the two steps projects, and multiplies the variance by cos².",
             ),
         ),
     ),
@@ -378,5 +359,39 @@ EXERCISES = (
         ),
         rtol=1e-8,
         atol=1e-8,
+    ),
+    Exercise(
+        "where fresh noise keeps more",
+        solution=lambda: (20.0, 10),
+        judge=_no_counter_example,
+        mistakes=(
+            Mistake(
+                "standard data",
+                lambda: (1.0, 10),
+                "for s = 1 DDPM loses more, as the table of step 6 shows; try other data.",
+            ),
+            Mistake(
+                "narrow data",
+                lambda: (0.2, 5),
+                "for narrow data the loss comes at the very end, and nothing can be given back "
+                "after it.",
+            ),
+            Mistake(
+                "too many steps",
+                lambda: (8.0, 50),
+                "with so many steps hardly anything is lost by either: take fewer.",
+            ),
+            Mistake(
+                "two steps",
+                lambda: (20.0, 2),
+                "with two steps the last one adds no noise and the first starts from pure noise: "
+                "η makes no difference.",
+            ),
+            Mistake(
+                "half a step",
+                lambda: (20.0, 4.5),
+                "n counts steps.",
+            ),
+        ),
     ),
 )

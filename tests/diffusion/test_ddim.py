@@ -8,9 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.integrate import quad
 from scipy.optimize import fsolve
+from sklearn.linear_model import LogisticRegression
 from tensors import seeded, t64
 
+from kexue_lab.data import digits
 from kexue_lab.diffusion.ddim import (
     ddim_step,
     ddpm_sigma,
@@ -19,8 +22,15 @@ from kexue_lab.diffusion.ddim import (
     posterior_coefficients,
     sample,
 )
+from kexue_lab.diffusion.networks import (
+    digit_network,
+    noise_model,
+    train_digit_network,
+    velocity_batch,
+)
 from kexue_lab.diffusion.probability_flow import quantile_map, sample_family
 from kexue_lab.diffusion.schedules import GaussianMixture, NoiseSchedule, marginal_score
+from kexue_lab.exercises import exercise
 
 COSINE, LINEAR = NoiseSchedule.cosine(0), NoiseSchedule.linear()
 
@@ -86,6 +96,82 @@ def test_eta_one_is_the_posterior_of_the_markov_chain():
     assert lam == pytest.approx(variance * ab_u / bb_u**2)
 
 
+def test_the_other_root_keeps_the_marginal_too():
+    ab_t, bb_t, ab_u, bb_u = levels(0.7, 0.2, LINEAR)
+    kappa, lam = exercise("diffusion/ddim", 1).solution(ab_t, bb_t, ab_u, bb_u, 0.1)
+    assert kappa < 0
+    assert kappa * ab_t + lam == pytest.approx(ab_u)
+    assert math.hypot(kappa * bb_t, 0.1) == pytest.approx(bb_u)
+
+
+def test_eta_one_is_the_posterior_where_the_variance_is_not_preserved():
+    # Noise is only added, ᾱ = 1: x_t = x_u + noise of variance 3. Bayes: 1/(1/1 + 1/3).
+    assert ddpm_sigma(1.0, 2.0, 1.0, 1.0) ** 2 == pytest.approx(3 / 4)
+    ab_t, bb_t, ab_u, bb_u = 0.5, 1.7, 0.9, 0.8
+    alpha = ab_t / ab_u
+    step = bb_t**2 - alpha**2 * bb_u**2
+    assert ddpm_sigma(ab_t, bb_t, ab_u, bb_u) ** 2 == pytest.approx(
+        1 / (alpha**2 / step + 1 / bb_u**2)
+    )
+
+
+@settings(deadline=None)
+@given(t=st.floats(1e-12, 1), gap=st.floats(0, 1), schedule=st.sampled_from([COSINE, LINEAR]))
+def test_sigma_is_what_is_left_at_most(t, gap, schedule):
+    u = t * (1 - gap)
+    at_u, left = schedule.alpha_bar(u), schedule.beta_bar(u)
+    if at_u > 0:
+        sigma = ddpm_sigma(schedule.alpha_bar(t), schedule.beta_bar(t), at_u, left)
+        assert 0 <= sigma <= left
+        posterior_coefficients(
+            schedule.alpha_bar(t), schedule.beta_bar(t), at_u, left, sigma
+        )  # does not raise
+
+
+@pytest.mark.parametrize(
+    ("variances", "impossible"),
+    [
+        (0.02 * np.arange(1, 1001) / 1000, [1, 2, 3]),
+        (np.linspace(1e-4, 0.02, 1000), [1, 2]),
+    ],
+)
+def test_the_noise_of_the_chain_is_too_much_at_its_first_steps(variances, impossible):
+    left = 1 - np.cumprod(np.append(1.0, 1 - variances))[:-1]
+    assert (np.flatnonzero(variances > left) + 1).tolist() == impossible
+
+
+def test_the_posterior_mean_with_the_noise_of_the_chain_is_too_wide():
+    ab_t, bb_t, ab_u, bb_u = levels(0.5, 0.4)
+    kappa, _ = posterior_coefficients(ab_t, bb_t, ab_u, bb_u, ddpm_sigma(ab_t, bb_t, ab_u, bb_u))
+    step = 1 - (ab_t / ab_u) ** 2
+    excess = kappa**2 * bb_t**2 + step - bb_u**2
+    assert excess == pytest.approx(step * (1 - (bb_u / bb_t) ** 2))
+    assert excess > 0
+
+
+def test_ddpm_adds_up_the_noises_of_its_steps():
+    variances = np.linspace(1e-4, 0.02, 1000)
+    alpha_bars = np.cumprod(np.append(1.0, np.sqrt(1 - variances)))
+    later = (alpha_bars[-1] / alpha_bars[1:]) ** 2
+    assert (variances * later).sum() == pytest.approx(1 - alpha_bars[-1] ** 2)
+    # A popular chain ends where exp(-5t²) does.
+    assert 0.5 * np.log1p(-0.02 * np.arange(1, 1001) / 1000).sum() == pytest.approx(-5.038721)
+
+
+@pytest.mark.parametrize("schedule", [COSINE, LINEAR])
+def test_noise_and_drift_of_short_steps_are_those_of_the_sde(schedule):
+    t, h = 0.6, 1e-6
+    ab_t, bb_t, ab_u, bb_u = levels(t, t - h, schedule)
+    g2 = schedule.diffusion_squared(t)
+    assert (1 - (ab_t / ab_u) ** 2) / h == pytest.approx(g2, rel=1e-4)
+    for eta in (0.0, 0.5, 1.0):
+        sigma = ddpm_sigma(ab_t, bb_t, ab_u, bb_u, eta)
+        assert sigma**2 / h == pytest.approx(eta**2 * g2, rel=1e-4, abs=1e-12)
+        mean = 0.7 * ab_u / ab_t + (math.sqrt(bb_u**2 - sigma**2) - ab_u / ab_t * bb_t) * 1.3
+        velocity = schedule.drift(t) * 0.7 + (1 + eta**2) / 2 * g2 * 1.3 / bb_t
+        assert (0.7 - mean) / h == pytest.approx(velocity, rel=1e-4)
+
+
 # --- one step and many -------------------------------------------------------------------------
 
 
@@ -112,6 +198,20 @@ def test_a_step_in_terms_of_the_coefficients():
     torch.testing.assert_close(found, expected)
 
 
+def test_a_step_in_the_letters_of_ddpm():
+    x, eps = torch.randn(2, 5, 2, generator=seeded(), dtype=torch.float64)
+    ab_t, bb_t, ab_u, bb_u = levels(0.8, 0.3, LINEAR)
+    alpha = ab_t / ab_u
+    expected = (x - (bb_t - alpha * bb_u) * eps) / alpha
+    torch.testing.assert_close(ddim_step(x, eps, 0.8, 0.3, LINEAR), expected)
+
+
+def test_neighbouring_times_near_pure_noise():
+    x = torch.randn(5, 1, generator=seeded(), dtype=torch.float64)
+    for t in (1 - 1e-9, 1 - 1e-12):
+        assert ddim_step(x, x, t, 0.5, COSINE, eta=1.0, generator=seeded()).isfinite().all()
+
+
 def test_the_last_step_draws_no_noise():
     x, eps = torch.randn(2, 4, 1, generator=seeded())
     last = ddim_step(x, eps, 0.2, 0.0, LINEAR, eta=1.0)
@@ -128,6 +228,19 @@ def test_ddim_is_of_first_order_against_the_quantile_map():
     for n, error in expected.items():
         found = sample(exact_noise(MIXTURE, COSINE), COSINE, x, COSINE.times(n, 0.98))
         assert (found - exact).abs().max().item() == pytest.approx(error, rel=5e-3)
+
+
+def test_heun_is_of_second_order():
+    x = t64([-1.0], [0.3], [1.2])
+    exact = quantile_map(x, MIXTURE, COSINE, 0.98, 0.0)
+    heun = exercise("diffusion/ddim", 5).solution
+    errors = [
+        (heun(x, exact_noise(MIXTURE, COSINE), COSINE.times(n, 0.98).tolist()) - exact).abs().max()
+        for n in (20, 40, 80, 160)
+    ]
+    order = np.log2(np.divide(errors[:-1], errors[1:]))
+    assert (order > 1.9).all()
+    assert (order < 2.3).all()
 
 
 def test_encoding_and_decoding_meet():
@@ -195,6 +308,28 @@ def test_variances_by_their_digits(s, n, values):
 def test_without_noise_the_variance_is_a_power_of_a_cosine(n):
     exact = math.cos(math.pi / (2 * n)) ** (2 * n)
     assert gaussian_sample_variance(1.0, COSINE, COSINE.times(n)) == pytest.approx(exact, abs=1e-12)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_many_steps_lose_in_proportion_to_one_over_their_number(eta):
+    tail, _ = quad(lambda v: math.cos(v) ** (2 * eta**2), 0, math.pi / 2)
+    rate = math.pi / 2 * (1 + eta**2) ** 2 * tail
+    lost = 1 - gaussian_sample_variance(1.0, COSINE, COSINE.times(4000), eta)
+    assert 4000 * lost == pytest.approx(rate, rel=5e-3)
+
+
+@pytest.mark.parametrize("n", [5, 10])
+def test_for_wide_data_fresh_noise_keeps_more(n):
+    kept = [gaussian_sample_variance(5.0, COSINE, COSINE.times(n), eta) for eta in (0.0, 1.0)]
+    assert 1.02 < kept[1] / kept[0] < 1.12
+
+
+def test_the_best_middle_of_two_steps():
+    s = 0.3
+    angles = np.arctan(s * np.geomspace(0.2, 5, 201)) * 2 / math.pi  # β̄/ᾱ around s
+    left = [gaussian_sample_variance(s, COSINE, [1.0, float(t), 0.0]) for t in angles]
+    assert np.argmax(left) == 100
+    assert left[100] == pytest.approx(s**2 / 4)
 
 
 def test_the_sampler_has_this_variance():
@@ -290,6 +425,8 @@ X = torch.zeros(2, 1)
         (lambda: ddpm_sigma(0.5, 0.8, 0.7, 0.6, 1.5), ValueError, r"eta must lie in \[0, 1\]"),
         (lambda: ddpm_sigma(0.5, 0.8, 0.4, 0.9), ValueError, "ab_u must be .* at least ab_t = 0.5"),
         (lambda: ddpm_sigma(0.0, 1.0, 0.0, 1.0), ValueError, "ab_u must be positive"),
+        (lambda: ddpm_sigma(0.9, 0.5, 1.0, 0.8), ValueError, "bb_t must be at least .* got 0.5"),
+        (lambda: ddpm_sigma(math.nan, 0.5, 1.0, 0.8), ValueError, "ab_t must be non-negative"),
         (lambda: step(x=[0.0]), TypeError, "x must be a floating-point tensor, got list"),
         (lambda: step(eps=X.double()), TypeError, "x, eps must share one dtype"),
         (lambda: step(eps=X[:1]), ValueError, r"eps must have the shape of x, \(2, 1\)"),
@@ -302,6 +439,8 @@ X = torch.zeros(2, 1)
         (lambda: run(times=[1.2, 0.5]), ValueError, "times must be .*got"),
         (lambda: run(times=[0.5, math.nan]), ValueError, "times must be"),
         (lambda: run(eta=2), ValueError, "eta must lie in"),
+        (lambda: run(eta=math.nan), ValueError, "eta must lie in"),
+        (lambda: run(eps_fn=lambda x, t: x[:1]), ValueError, "eps must have the shape of x"),
         (lambda: run(x=np.zeros((2, 1))), TypeError, "x must be a floating-point tensor"),
         (lambda: gaussian_sample_variance(0, LINEAR, [1.0, 0.0]), ValueError, "s must be positive"),
         (
@@ -328,3 +467,60 @@ def step(**changes):
 def run(**changes):
     arguments = {"eps_fn": lambda x, t: x, "schedule": LINEAR, "x": X, "times": [0.5, 0.0]}
     return sample(**{**arguments, **changes})
+
+
+# --- the stored network ------------------------------------------------------------------------
+
+PIXELS = digits(1500, seeded())
+SEEN, UNSEEN = 2 * PIXELS.x_train - 1, 2 * PIXELS.x_test - 1
+OFFSET = NoiseSchedule.cosine()
+
+
+def drawn(noise, n, eta=0.0):
+    times = OFFSET.times(n, 0.999)
+    return sample(
+        noise_model(digit_network(), OFFSET), OFFSET, noise, times, eta=eta, generator=seeded(1)
+    )
+
+
+def test_the_stored_network_denoises_digits_that_it_has_never_seen():
+    times = torch.full(UNSEEN.shape[:1], 0.3)
+    x_t, t, _ = velocity_batch(UNSEEN, times, OFFSET, seeded(1))
+    ab, bb = OFFSET.alpha_bar(0.3), OFFSET.beta_bar(0.3)
+    with torch.no_grad():
+        guess = ab * x_t - bb * digit_network()(x_t, t)
+    left = (guess - UNSEEN).square().mean() / (x_t / ab - UNSEEN).square().mean()
+    assert left < 0.4
+
+
+def test_a_classifier_knows_the_drawn_digits():
+    classifier = LogisticRegression(max_iter=300, C=0.3).fit(SEEN.numpy(), PIXELS.y_train.numpy())
+    noise = torch.randn(400, 64, generator=seeded())
+    for n, eta in ((20, 0.0), (100, 1.0)):
+        belief = classifier.predict_proba(drawn(noise, n, eta).numpy())
+        shares = np.bincount(belief.argmax(1), minlength=10) / len(belief)
+        assert belief.max(1).mean() > 0.8  # of digits never seen: 0.91
+        assert -(shares * np.log(shares)).sum() > 2.1  # of ten equal classes: 2.30
+
+
+def test_half_way_between_two_codes_the_arc_keeps_the_variance():
+    z1, z2 = torch.randn(2, 300, 64, generator=seeded())
+    arc, straight = (
+        drawn(mix, 10).var(0).sum() for mix in (noise_interpolation(z1, z2, 0.5), (z1 + z2) / 2)
+    )
+    assert straight < 0.8 * arc
+
+
+def test_training_repeats_and_learns():
+    first, again = (train_digit_network(20).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    x_t, t, v = velocity_batch(UNSEEN, torch.linspace(0, 1, len(UNSEEN)), OFFSET, seeded())
+    early, late = (
+        (train_digit_network(steps)(x_t, t) - v).square().mean().item() for steps in (1, 60)
+    )
+    assert late < 0.8 * early
+
+
+def test_training_refuses_no_steps():
+    with pytest.raises(ValueError, match="steps and monitor_every must be positive, got 0"):
+        train_digit_network(0)
