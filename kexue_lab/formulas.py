@@ -139,7 +139,7 @@ def _assumed(left: Any, right: Any, elsewhere: set[Any]) -> Iterator[str]:
         name = sp.latex(thing.func if isinstance(thing, AppliedUndef) else thing)
         for words in _properties(thing):
             groups.setdefault(words, set()).add(name)
-    for words, names in groups.items():
+    for words, names in sorted(groups.items()):
         listed = ", ".join(sorted(names))
         yield f"${listed} {words}$" if words[0] in "><\\" else f"${listed}$ {words}"
 

@@ -62,9 +62,12 @@ class Claim:
     domain: tuple[tuple[str, str, str], ...] = field(default=(), repr=False)
 
     def __repr__(self) -> str:
-        tail = f" [{self.detail}]" if self.detail else ""
+        return f"{self.line()} [{self.detail}]" if self.detail else self.line()
+
+    def line(self) -> str:
+        """The claim without what stands in brackets behind it."""
         mark = MARKS[self.kind]
-        return f"{mark.sign} {self.key} {mark.word}: {self.statement}{tail}"
+        return f"{mark.sign} {self.key} {mark.word}: {self.statement}"
 
     def _repr_markdown_(self) -> str:
         mark = MARKS[self.kind]
@@ -123,7 +126,7 @@ class Ledger:
         return f"{len(self.entries)} claims: {listed}"
 
     def __repr__(self) -> str:
-        return "\n".join([self._summary(), *map(repr, self.entries)])
+        return "\n".join([self._summary(), *(claim.line() for claim in self.entries)])
 
     def _repr_markdown_(self) -> str:
         table = ["| | evidence | claim | given |", "|---|---|---|---|"]

@@ -776,7 +776,9 @@ def test_the_ledger_lists_every_claim(full):
         "7 claims: 1 proved, 1 ruled out, 1 quoted, 1 checked, 1 measured, 1 estimated, 1 observed"
     )
     assert repr(ledger).splitlines()[0] == summary
-    assert repr(ledger).splitlines()[1:] == [repr(c) for c in full.entries]
+    # Without the figures in brackets: they stand where the claims are made.
+    assert repr(ledger).splitlines()[1:] == [claim.line() for claim in full.entries]
+    assert all(repr(claim).startswith(claim.line()) for claim in full.entries)
     markdown = ledger._repr_markdown_()
     assert markdown.startswith(f"<details><summary><b>{summary}</b></summary>")
     assert "| D1 | ✓ proved | a \\| b | $x$ real |" in markdown

@@ -23,7 +23,6 @@ EXERCISES = [(name, number) for name in finished() for number in exercises_of(na
 # They are excused until they become lessons; then the entry has no effect and goes.
 ANSWERED_BY_A_VISIBLE_FUNCTION = {
     "mathematics/linear_ode": {1: "cross"},
-    "diffusion/ddim": {1: "ddim.posterior_coefficients"},
     "diffusion/optimal_variance": {2: "ov.optimal_reverse_variance"},
     "diffusion/imperfect_mean": {4: "im.variance_nll"},
     "diffusion/poisson_flow": {5: "pf.prior_tv_constant"},
