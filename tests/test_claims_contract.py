@@ -72,15 +72,16 @@ def is_literal(node, known, seen=frozenset()):
     return False
 
 
-def is_exact(node, known):
+def is_exact(node, known, seen=None):
     """Whether a literal holds round numbers only: nobody copies those from a result."""
+    seen = set() if seen is None else seen  # each name is looked up once
     for part in ast.walk(node):
         if isinstance(part, ast.Constant) and isinstance(part.value, float):
             if round(part.value, 2) != part.value:
                 return False
-        elif isinstance(part, ast.Name):
-            others = {name: values for name, values in known.items() if name != part.id}
-            if not all(is_exact(value, others) for value in known.get(part.id, ())):
+        elif isinstance(part, ast.Name) and part.id not in seen:
+            seen.add(part.id)
+            if not all(is_exact(value, known, seen) for value in known.get(part.id, ())):
                 return False
     return True
 
@@ -96,7 +97,7 @@ def copied_oracles(sources):
                 theirs = options.get("theirs", call.args[3] if len(call.args) > 3 else None)
                 oracle = ast.unparse(options["oracle"])
                 literal = is_literal(theirs, known) and not PUBLISHED.search(oracle)
-                reasoned = is_exact(theirs, known) and REASONED.search(oracle)
+                reasoned = literal and REASONED.search(oracle) and is_exact(theirs, known)
                 if STORED.search(oracle) or (literal and not reasoned):
                     yield f"{ast.unparse(call.args[0])} {ast.unparse(call.args[1])}: {oracle}"
 
