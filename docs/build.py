@@ -136,7 +136,9 @@ def anchor_claims(notebook: Any) -> dict[str, Claim]:
                 output["data"]["text/markdown"] = f'<span id="{anchor}"></span>{text}'
                 claims[anchor] = claim
             elif "](../index.ipynb)" in text:
-                output["data"]["text/markdown"] = text.replace("../index.ipynb", "../verified.html")
+                # A link in an output's markdown would be read as one to an anchor.
+                link = '<a href="../verified.html">index</a>'
+                output["data"]["text/markdown"] = text.replace("[index](../index.ipynb)", link)
     return claims
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
-from scipy.stats import ttest_ind, ttest_rel
+from scipy import stats
 
 from kexue_lab.numerals import decimals_of, fixed, minus, short
 from kexue_lab.recorded import SPREAD, Row, columns, outside
@@ -281,7 +281,9 @@ def spread(key: str, figures: dict[str, Any], rows: Mapping[int, Row]) -> Findin
 def _p_value(
     a: NDArray[Any], b: NDArray[Any], expect: Expectation, paired: bool, margin: float
 ) -> float:
-    test: Callable[..., Any] = ttest_rel if paired else partial(ttest_ind, equal_var=False)
+    test: Callable[..., Any] = (
+        stats.ttest_rel if paired else partial(stats.ttest_ind, equal_var=False)
+    )
 
     def above(shift: float) -> float:
         return float(test(a - shift, b, alternative="greater").pvalue)
