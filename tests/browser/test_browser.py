@@ -78,7 +78,7 @@ def test_a_notebook_runs_and_its_slider_answers_in_jupyterlab(page, lab, course,
 
 def answer(page, code):
     """Type an answer to exercise 1 over the stub, run it, and return what its check says."""
-    editor = page.locator(".jp-CodeCell", has_text="def small_sector").last
+    editor = page.locator(".jp-CodeCell", has_text="def all_apart").last
     editor.locator(".cm-content").click()
     page.keyboard.press("Control+a")
     page.keyboard.insert_text(code)
@@ -92,12 +92,14 @@ def answer(page, code):
 def test_an_exercise_shows_a_hint_and_then_its_check_mark(page, lab):
     open_notebook(page, lab, "solutions/mathematics/random_sector")
     run_all(page)
-    scroll_to(page, "text=def small_sector")
-    check = 'exercise("mathematics/random_sector", 1).check(small_sector)'
-    wrong = answer(page, f"def small_sector(n, turn): return turn ** (n - 1)\n\n{check}")
+    scroll_to(page, "text=def all_apart")
+    check = 'exercise("mathematics/random_sector", 1).check(all_apart)'
+    wrong = answer(page, f"def all_apart(n, y): return (1 - y) ** (n - 1)\n\n{check}")
     assert "✗ Exercise 1" in wrong
     assert "hint: " in wrong
-    right = answer(page, f"def small_sector(n, turn): return n * turn ** (n - 1)\n\n{check}")
+    right = answer(
+        page, f"def all_apart(n, y): return max(1 - n * y, Fraction(0)) ** (n - 1)\n\n{check}"
+    )
     assert "✓ Exercise 1" in right
     assert "hint" not in right
 
