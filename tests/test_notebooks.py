@@ -156,12 +156,12 @@ def test_a_report_is_made_anew_only_when_the_notebook_has_changed(tmp_path, monk
     (tmp_path / "tiny").mkdir()
     source = """from kexue_lab.claims import Claims
 claims = Claims("tiny/one")
-claims.bound("N1", "half", 0.5, below=1)
+claims.bound("N1", "a half", 0.5, below=1)
 claims.ledger()"""
     path = write(tmp_path / "tiny/one.ipynb", source)
     monkeypatch.setattr(reports, "notebook_path", lambda article: tmp_path / f"{article}.ipynb")
     monkeypatch.setenv("KEXUE_CLAIMS_DIR", str(tmp_path / "reports"))
-    assert [c["statement"] for c in reports.read_report("tiny/one")["claims"]] == ["half"]
+    assert [c["statement"] for c in reports.read_report("tiny/one")["claims"]] == ["a half"]
     monkeypatch.setattr(reports, "execute", lambda *_: pytest.fail("ran without need"))
     reports.read_report("tiny/one")
     os.utime(path, (time.time() + 60,) * 2)
