@@ -180,6 +180,11 @@ EXERCISES = (
                 "the others are n - 1 ducks.",
             ),
             Mistake(
+                "north only, undivided",
+                lambda n, p: p * (p**n - (1 - p) ** n),
+                "∫ G^(n-1) dφ with G linear: divide by the slope of G. And there are two.",
+            ),
+            Mistake(
                 "the difference left out",
                 lambda n, p: abs(p**n - (1 - p) ** n),
                 "∫ G^(n-1) dφ with G linear: divide by the slope of G.",
@@ -217,6 +222,12 @@ EXERCISES = (
                 lambda: [1, 0, 0, 0, 0, 0] * 2,
                 "with two bumps three ducks share one of them too often; use more bumps, but such "
                 "that a sector reaches only one.",
+            ),
+            Mistake(
+                "three bumps",
+                lambda: [1, 0, 0, 0] * 3,
+                "the right idea; with more bumps it is rarer that all three ducks choose the same. "
+                "How many fit if a sector is to reach only one?",
             ),
         ),
     ),
