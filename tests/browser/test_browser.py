@@ -4,6 +4,7 @@ Every wait is for a state. The time limits are far larger than any wait seen, al
 they only end what hangs. How quickly a slider answers is printed, not asserted.
 """
 
+import json
 import re
 import statistics
 import time
@@ -45,6 +46,15 @@ def scroll_to(page, selector):
     raise AssertionError(f"nothing matches {selector}")
 
 
+def is_whole(path):
+    """Whether a file of JSON is written to its end."""
+    try:
+        json.loads(path.read_text("utf8"))
+    except ValueError:
+        return False
+    return True
+
+
 def seconds_to_new_picture(page, picture):
     """Press an arrow key on the focused slider and wait for another picture."""
     before = picture.get_attribute("src")
@@ -70,7 +80,7 @@ def test_a_notebook_runs_and_its_slider_answers_in_jupyterlab(page, lab, course,
     stored = course / "notebooks" / f"{name}.ipynb"
     before = stored.stat().st_mtime_ns
     page.keyboard.press("Control+s")
-    wait_until(lambda: stored.stat().st_mtime_ns != before)
+    wait_until(lambda: stored.stat().st_mtime_ns != before and is_whole(stored))
     cells = [c for c in nbformat.read(stored, as_version=4).cells if c.cell_type == "code"]
     assert all(c.execution_count for c in cells)
     assert not [o for c in cells for o in c.outputs if o.output_type == "error"]
