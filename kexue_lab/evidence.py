@@ -168,12 +168,15 @@ def _between(low: float, high: float, count: int, above: float | None, below: fl
     smallest, largest = _clear_of(low, limits), _clear_of(high, limits)
     over = "" if above is None else minus(f"> {above:g}")
     under = "" if below is None else minus(f"< {below:g}")
+    ends = " to ".join(dict.fromkeys([smallest, largest]))
+    if ends == "0" and max(map(abs, limits)) < _ERRORS:
+        ends = ""  # an error of rounding, another one on each processor: the bound says all
     if count > 1:
-        ends = " to ".join(dict.fromkeys([smallest, largest]))
-        return f"{count} values, {ends}, each {' and '.join(filter(None, (over, under)))}"
+        shown = f"{count} values", ends, f"each {' and '.join(filter(None, (over, under)))}"
+        return ", ".join(filter(None, shown))
     if over and under:
         return f"{over.removeprefix('> ')} < {smallest} {under}"
-    return f"{smallest} {over or under}"
+    return f"{ends} {over or under}".strip()
 
 
 def _clear_of(value: float, limits: list[float]) -> str:

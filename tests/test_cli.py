@@ -1,20 +1,24 @@
 """The command line, on a small course of its own; and the skeleton that `new` lays down."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
-import papermill
 import pytest
+from nbclient.exceptions import DeadKernelError
 from nbformat.v4 import new_code_cell, new_notebook
 
 from kexue_lab.course import catalog as catalog_module
 from kexue_lab.course import cli, pages, places
 from kexue_lab.course import notebooks as notebooks_module
+from kexue_lab.course import run as run_module
 from kexue_lab.course.catalog import SERIES, catalog
 from kexue_lab.course.notebooks import KERNEL_ENVIRONMENT, execute, normalise
 from kexue_lab.course.skeleton import SECTIONS, lay_down
@@ -37,11 +41,13 @@ def small(tmp_path, monkeypatch):
     root = tmp_path / "course"
     (root / "notebooks/mathematics").mkdir(parents=True)
     (root / "notebooks/index.ipynb").write_text("{}")
+    shutil.copy(CHECKOUT / "pyproject.toml", root)
     names = ("mathematics/em", "mathematics/random_sector", "diffusion/ddim", "diffusion/unified")
     articles = {n: replace(REAL[n], state="planned", seconds=None) for n in names}
     for name, seconds in (("mathematics/em", 3), ("mathematics/random_sector", 16)):
         articles[name] = replace(REAL[name], state="landed", seconds=seconds)
     monkeypatch.chdir(root)
+    monkeypatch.setattr(places, "PACKAGE", root / "kexue_lab")
     monkeypatch.setattr(catalog_module, "catalog", lambda: articles)
     monkeypatch.setattr(cli, "catalog", lambda: articles)
     return root
@@ -64,14 +70,14 @@ TINY = (
 
 @pytest.fixture
 def kernelless(small, monkeypatch):
-    """Record what papermill is asked for instead of starting a kernel."""
+    """Record what a kernel is asked for instead of starting one."""
     calls = []
 
-    def record(source, copy, parameters, **options):
-        calls.append(SimpleNamespace(source=source, copy=copy, parameters=parameters, **options))
-        shutil.copy(source, copy)
+    def attempt(path, environment, parameters):
+        calls.append(SimpleNamespace(path=path, environment=environment, parameters=parameters))
+        return nbformat.read(path, as_version=4), None
 
-    monkeypatch.setattr(papermill, "execute_notebook", record)
+    monkeypatch.setattr(run_module, "attempt", attempt)
     write(small / "notebooks/mathematics/em.ipynb", *TINY)
     write(small / "notebooks/mathematics/random_sector.ipynb", *TINY)
     return calls
@@ -130,43 +136,64 @@ def test_bad_usage(arguments, capsys):
     assert "usage: kexue-lab" in capsys.readouterr().err
 
 
-class Started(Exception):
-    """JupyterLab takes the place of the process."""
+@pytest.mark.parametrize("settings", [None, '[project]\nname = "another"', "no = [toml"])
+def test_a_foreign_folder_is_not_taken_for_the_course(
+    small, tmp_path, monkeypatch, capsys, settings
+):
+    (small / "pyproject.toml").unlink()
+    if settings is not None:
+        (small / "pyproject.toml").write_text(settings)
+    monkeypatch.setattr(places, "PACKAGE", tmp_path / "site-packages/kexue_lab")
+    before = files(small)
+    for command in (["open"], ["new", "ddim"], ["refresh"], ["run", "em"]):
+        assert cli.main(command) == 2
+        assert "run this inside a clone of the course" in capsys.readouterr().err
+    assert files(small) == before
+
+
+@pytest.mark.parametrize("command", [["new", "ddim"], ["refresh", "em"], ["record", "em"]])
+def test_what_writes_into_the_course_refuses_another_clone(
+    small, tmp_path, monkeypatch, capsys, command
+):
+    monkeypatch.setattr(places, "PACKAGE", tmp_path / "another/kexue_lab")
+    before = files(small)
+    assert cli.main(command) == 2
+    assert "writes into its own clone" in capsys.readouterr().err
+    assert files(small) == before
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"kexue-lab {version('kexue-lab')}\n"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "file"),
-    [([], "notebooks/index.ipynb"), (["em"], "notebooks/mathematics/em.ipynb")],
+    "arguments",
+    [
+        ["app", "em", "--port", "99999999"],
+        ["app", "em", "--port", "0"],
+        ["app", "em", "--port", "many"],
+        ["record", "em", "--seeds", "0"],
+        ["record", "em", "--workers", "-1"],
+        ["record", "em", "--seeds", "1.5"],
+    ],
 )
-@pytest.mark.parametrize("screen", [True, False])
-def test_open_starts_jupyterlab(small, monkeypatch, capsys, arguments, file, screen):
-    calls = []
-
-    def start(program, command):
-        calls.append(command)
-        raise Started
-
-    monkeypatch.setattr(os, "execv", start)
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    monkeypatch.setenv("DISPLAY", ":0")
-    if not screen:
-        monkeypatch.delenv("DISPLAY")
-    with pytest.raises(Started):
-        cli.main(["open", *arguments])
-    (command,) = calls
-    assert command[:3] == [sys.executable, "-m", "jupyterlab"]
-    assert any(str(small) in argument for argument in command)
-    assert any(argument.endswith(file) for argument in command)
-    assert ("--no-browser" in command) is not screen
-    assert ("open the address" in capsys.readouterr().out) is not screen
+def test_a_number_out_of_range_is_refused_before_anything_runs(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert "must be a whole number from 1 to" in capsys.readouterr().err
 
 
-def test_outside_a_course(small, tmp_path, monkeypatch, capsys):
-    (small / "notebooks/index.ipynb").unlink()
-    monkeypatch.setattr(places, "PACKAGE", tmp_path / "site-packages/kexue_lab")
-    assert cli.main(["open"]) == 2
-    assert "run this inside a clone of the course" in capsys.readouterr().err
+def test_an_interrupted_command_ends_with_one_line(monkeypatch, capsys):
+    def interrupted(_name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "find", interrupted)
+    assert cli.main(["run", "em"]) == 130
+    assert capsys.readouterr().err == "kexue-lab: interrupted\n"
 
 
 # --- run ---------------------------------------------------------------------------------------
@@ -180,7 +207,8 @@ def test_run_with_parameters_leaves_a_copy_and_html(small, tmp_path, capsys):
     assert cli.main(["run", "em", "-p", "SEED", "41", "-p", "SCALE", "gpu", "-o", str(out)]) == 0
     copy, page = out / "mathematics/em.ipynb", out / "mathematics/em.html"
     text = nbformat.read(copy, as_version=4).cells[-1].outputs[0].text
-    assert text == f"42 gpu {out / 'figures'}\n"
+    assert text.startswith("42 gpu ")
+    assert Path(text.split()[-1]).is_relative_to(out)
     assert "42 gpu" in page.read_text("utf8")
     assert source.read_bytes() == stored
     printed = capsys.readouterr()
@@ -200,7 +228,7 @@ def test_a_failed_claim_gives_status_1_and_keeps_the_copy(small, tmp_path, capsy
     out = tmp_path / "out"
     assert cli.main(["run", "em", "-o", str(out)]) == 1
     printed = capsys.readouterr()
-    assert "FAILED in cell 4: ClaimFailed" in printed.err
+    assert "FAILED: ClaimFailed" in printed.err
     assert "N1 does not hold: stays small" in printed.err
     assert "largest value 2, not < 1" in printed.err
     assert str(out / "mathematics/em.html") in printed.out
@@ -211,52 +239,53 @@ def test_a_failed_claim_gives_status_1_and_keeps_the_copy(small, tmp_path, capsy
     assert "stays small" in page
 
 
-def fails_with(error, monkeypatch):
-    def run(source, copy, *args, **kwargs):
-        shutil.copy(source, copy)
-        raise error
-
-    monkeypatch.setattr(papermill, "execute_notebook", run)
-
-
-def test_another_error_shows_its_traceback(kernelless, tmp_path, monkeypatch, capsys):
-    trace = ["Traceback (most recent call last)", "line 3, in solve", "ZeroDivisionError: by zero"]
-    error = papermill.PapermillExecutionError(
-        4, 3, "solve()", "ZeroDivisionError", "by zero", trace
-    )
-    fails_with(error, monkeypatch)
+def test_another_error_shows_its_traceback(small, tmp_path, capsys):
+    write(small / "notebooks/mathematics/em.ipynb", "def solve():\n    return 1 / 0", "solve()")
     assert cli.main(["run", "em", "-o", str(tmp_path / "out")]) == 1
     err = capsys.readouterr().err
-    assert "FAILED in cell 3: ZeroDivisionError" in err
-    assert "by zero" in err
-    assert "in solve" in err
+    assert "FAILED: ZeroDivisionError" in err
+    assert "division by zero" in err
 
 
-def test_a_kernel_that_dies_gives_status_1_and_keeps_the_copy(
-    kernelless, tmp_path, monkeypatch, capsys
-):
-    from nbclient.exceptions import DeadKernelError
-
-    fails_with(DeadKernelError("Kernel died"), monkeypatch)
-    assert cli.main(["run", "em", "-o", str(tmp_path / "out")]) == 1
-    assert "Kernel died" in capsys.readouterr().err
-    assert (tmp_path / "out/mathematics/em.html").is_file()
+def test_a_kernel_that_dies_gives_status_1_and_keeps_the_copy(small, tmp_path, capsys):
+    write(small / "notebooks/mathematics/em.ipynb", "print('so far')", "import os\nos._exit(1)")
+    out = tmp_path / "out"
+    assert cli.main(["run", "em", "-o", str(out)]) == 1
+    assert "FAILED: DeadKernelError" in capsys.readouterr().err
+    assert "so far" in (out / "mathematics/em.html").read_text("utf8")
 
 
-def test_parameters_are_numbers_where_they_look_like_it(kernelless, tmp_path):
+def test_parameters_reach_the_notebook(kernelless, tmp_path):
     arguments = ["-p", "SEED", "7", "-p", "SCALE", "gpu", "-o", str(tmp_path / "out")]
-    assert cli.main(["run", "em", "random_sector", *arguments]) == 0
+    assert cli.main(["run", "em", "random_sector", "em", *arguments]) == 0
     assert [c.parameters for c in kernelless] == [{"SEED": 7, "SCALE": "gpu"}] * 2
-    assert kernelless[0].cwd.endswith("notebooks/mathematics")
-    assert getattr(kernelless[0], "progress_bar", True)
-    assert cli.main(["run", "em", "-p", "SEED", "1e3", "-o", str(tmp_path / "out")]) == 0
-    assert kernelless[-1].parameters == {"SEED": 1000.0}
+    assert [c.path.stem for c in kernelless] == ["em", "random_sector"]
 
 
-def test_an_unknown_parameter(kernelless, tmp_path, capsys):
-    assert cli.main(["run", "em", "-p", "SPEED", "1", "-o", str(tmp_path / "out")]) == 2
-    err = capsys.readouterr().err
-    assert err == "kexue-lab: mathematics/em has no parameter SPEED; it has SEED, SCALE\n"
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("SPEED", "1", "mathematics/em has no parameter SPEED; it has SEED, SCALE"),
+        ("SEED", "abc", "SEED must be a whole number from 0 to 999999999, got 'abc'"),
+        ("SEED", "1e3", "SEED must be a whole number from 0 to 999999999, got '1e3'"),
+        ("SEED", "-1", "SEED must be a whole number from 0 to 999999999, got '-1'"),
+        ("SCALE", "huge", 'SCALE must be "cpu" or "gpu", got \'huge\''),
+        ("DEVICE", "nan", "DEVICE must be auto, cpu, mps, cuda or cuda:N, got 'nan'"),
+    ],
+)
+def test_values_are_checked_before_anything_runs(
+    kernelless, tmp_path, capsys, name, value, message
+):
+    out = tmp_path / "out"
+    assert cli.main(["run", "random_sector", "em", "-p", name, value, "-o", str(out)]) == 2
+    assert capsys.readouterr().err.replace("random_sector", "em") == f"kexue-lab: {message}\n"
+    assert kernelless == []
+    assert not out.exists()
+
+
+def test_a_repeated_parameter_is_refused(kernelless, capsys):
+    assert cli.main(["run", "em", "-p", "SEED", "1", "-p", "SEED", "2"]) == 2
+    assert capsys.readouterr().err == "kexue-lab: the parameter SEED is given twice\n"
     assert kernelless == []
 
 
@@ -268,24 +297,114 @@ def test_all_names_and_parameters_are_checked_before_anything_runs(kernelless, s
     assert kernelless == []
 
 
-def test_one_failure_among_several_gives_status_1(kernelless, tmp_path, monkeypatch):
+def test_one_failure_among_several_gives_status_1(kernelless, small, tmp_path, monkeypatch):
     done = []
 
-    def run(source, copy, *args, **kwargs):
-        shutil.copy(source, copy)
-        done.append(copy)
-        if len(done) == 1:
-            raise papermill.PapermillExecutionError(1, 1, "", "E", "value", [])
+    def attempt(path, *_):
+        done.append(path)
+        error = DeadKernelError("Kernel died") if len(done) == 1 else None
+        return nbformat.read(path, as_version=4), error
 
-    monkeypatch.setattr(papermill, "execute_notebook", run)
+    monkeypatch.setattr(run_module, "attempt", attempt)
     assert cli.main(["run", "em", "random_sector", "-o", str(tmp_path / "out")]) == 1
     assert len(done) == 2
 
 
-def test_the_copies_never_overwrite_the_course(kernelless, capsys):
-    assert cli.main(["run", "em", "-o", "notebooks"]) == 2
+@pytest.mark.parametrize(
+    "folder", [".", "notebooks", "notebooks/solutions", "figures", "kexue_lab/x", "runs/.."]
+)
+def test_the_copies_never_lie_among_the_course(kernelless, small, capsys, folder):
+    before = files(small)
+    assert cli.main(["run", "em", "-o", folder]) == 2
+    assert "lies inside the course" in capsys.readouterr().err
     assert kernelless == []
-    assert "notebooks" in capsys.readouterr().err
+    assert files(small) == before
+
+
+def test_the_usual_folder(kernelless, small, tmp_path, monkeypatch):
+    monkeypatch.chdir(small / "notebooks/mathematics")
+    assert cli.main(["run", "em"]) == 0
+    assert (small / "runs/mathematics/em.html").is_file()
+
+
+@pytest.mark.parametrize("odd", ["run{1}", "run %s", "läufe 跑"])
+def test_any_name_of_a_folder_will_do(kernelless, tmp_path, odd):
+    assert cli.main(["run", "em", "-o", str(tmp_path / odd)]) == 0
+    assert (tmp_path / odd / "mathematics/em.ipynb").is_file()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(kernelless, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert cli.main(["run", "em", "-o", str(tmp_path / "file")]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("kexue-lab: ")
+    assert err.count("\n") == 1
+    assert kernelless == []
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_run_that_is_cut_off_leaves_the_earlier_copies_whole(
+    kernelless, tmp_path, monkeypatch, capsys, error
+):
+    out = tmp_path / "out"
+    assert cli.main(["run", "em", "-o", str(out)]) == 0
+    before = files(out)
+
+    def cut_off(*_):
+        raise error
+
+    monkeypatch.setattr(run_module, "_page", cut_off)
+    assert cli.main(["run", "em", "-p", "SEED", "3", "-o", str(out)]) in (2, 130)
+    assert capsys.readouterr().err.count("\n") == 1
+    assert files(out) == before
+
+
+def test_a_run_takes_the_place_of_an_earlier_one_with_its_pictures(
+    kernelless, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+
+    def draws(name):
+        def attempt(path, environment, _parameters):
+            picture = Path(environment["KEXUE_FIGURES_DIR"]) / f"mathematics/em-{name}.svg"
+            picture.parent.mkdir(parents=True)
+            picture.write_text(name)
+            return nbformat.read(path, as_version=4), None
+
+        return attempt
+
+    for name in ("first", "second"):
+        monkeypatch.setattr(run_module, "attempt", draws(name))
+        assert cli.main(["run", "em", "-o", str(out)]) == 0
+    pictures = [path.name for path in (out / "figures").rglob("*.svg")]
+    assert pictures == ["em-second.svg"]
+
+
+def test_two_runs_into_one_folder_do_not_mix(kernelless, tmp_path, capsys):
+    out = tmp_path / "out"
+    with run_module.reserved(out, [REAL["mathematics/em"]]):
+        assert cli.main(["run", "em", "-o", str(out)]) == 2
+        assert "another run is writing" in capsys.readouterr().err
+        assert cli.main(["run", "random_sector", "-o", str(out)]) == 0
+    assert cli.main(["run", "em", "-o", str(out)]) == 0
+
+
+def test_the_page_needs_nothing_from_the_internet(kernelless, tmp_path):
+    out = tmp_path / "out"
+    assert cli.main(["run", "em", "-o", str(out)]) == 0
+    page = (out / "mathematics/em.html").read_text("utf8")
+    assert "MathJax" in page
+    assert not re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=\"?https?:", page)
+
+
+def test_a_notebook_that_fails_is_named_by_refresh(small, monkeypatch, capsys):
+    monkeypatch.setattr(pages, "write_pages", lambda: None)
+    path = small / "notebooks/mathematics/em.ipynb"
+    write(path, "1 / 0")
+    stored = path.read_bytes()
+    assert cli.main(["refresh", "em"]) == 1
+    assert "notebooks/mathematics/em.ipynb FAILED: ZeroDivisionError" in capsys.readouterr().err
+    assert path.read_bytes() == stored
 
 
 def test_refresh_executes_notebooks_and_solutions(small, monkeypatch, capsys):

@@ -71,14 +71,17 @@ def test_noise_below_the_tolerance_is_not_shown(value, places):
     [
         (0.35, 0, 1, "0 < 0.35 < 1"),
         (0.0123, None, 0.05, "0.0123 < 0.05"),
-        (3.3e-16, None, 1e-12, "0 < 1e-12"),
+        (3.3e-16, None, 1e-12, "< 1e-12"),
         (0.9996, None, 1, "0.9996 < 1"),
         (0.99999951, None, 1, "0.9999995 < 1"),
         (-1.5, None, -0.4, "−1.500 < −0.4"),
         (7e4, 0.5, None, "70000 > 0.5"),
         ([0.2, 0.3, 0.25], 0, None, "3 values, 0.2000 to 0.3000, each > 0"),
+        ([0.0, 1e-15], None, 1e-9, "2 values, each < 1e-09"),
+        (0.0, None, 1e-9, "< 1e-09"),
+        (0.0, None, 2, "0 < 2"),
         ([0.2, 0.3], -1, 1, "2 values, 0.20 to 0.30, each > −1 and < 1"),
-        ([1e-15, 3e-15], None, 1e-9, "2 values, 0, each < 1e-09"),
+        ([1e-15, 3e-15], None, 1e-9, "2 values, each < 1e-09"),
     ],
 )
 def test_bounds_show_the_values(values, above, below, shown):

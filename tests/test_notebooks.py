@@ -4,6 +4,7 @@ import copy
 import os
 import random
 import re
+import shutil
 import time
 
 import nbformat
@@ -117,6 +118,14 @@ def test_sources_and_attachments_stay():
     assert after.cells[0].attachments["a.png"]
 
 
+def be_the_course(root, monkeypatch):
+    """Stand in a course of its own, to which the package belongs."""
+    shutil.copy(places.PACKAGE.parent / "pyproject.toml", root)
+    (root / "notebooks/index.ipynb").write_text("{}")
+    monkeypatch.setattr(places, "PACKAGE", root / "kexue_lab")
+    monkeypatch.chdir(root)
+
+
 def write(path, *sources):
     cells = [new_markdown_cell("# Tiny"), *(new_code_cell(s) for s in sources)]
     nbformat.write(new_notebook(cells=cells), path)
@@ -226,7 +235,7 @@ def test_write_pages(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     readme = tmp_path / "README.md"
     readme.write_text("a <!-- articles: begin --><!-- articles: end --> b", "utf8")
-    monkeypatch.setattr(pages, "PACKAGE", tmp_path / "kexue_lab")
+    be_the_course(tmp_path, monkeypatch)
     pages.write_pages()
     assert "从最大似然到EM算法" in readme.read_text("utf8")
     assert nbformat.read(tmp_path / "notebooks/index.ipynb", as_version=4).cells
@@ -285,7 +294,7 @@ def test_links_of_the_index_lead_to_files():
 def test_the_index_opens_a_series_with_its_readme(tmp_path, monkeypatch):
     (tmp_path / "notebooks/text").mkdir(parents=True)
     (tmp_path / "notebooks/text/README.md").write_text("Read [words](word_movers.ipynb) first.")
-    monkeypatch.setattr(pages, "PACKAGE", tmp_path / "kexue_lab")
+    be_the_course(tmp_path, monkeypatch)
     *_, opening = pages.index_notebook().cells
     assert opening.source == "Read [words](text/word_movers.ipynb) first."
 

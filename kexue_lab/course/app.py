@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -29,17 +30,29 @@ def serve(article: Article, port: int, browser: bool) -> NoReturn:
 
     Raises:
         ModuleNotFoundError: if Voilà is not installed.
+        OSError: if the port cannot be had.
     """
     if importlib.util.find_spec("voila") is None:
         raise ModuleNotFoundError("the app needs Voilà: pip install 'kexue-lab[app]'")
+    _try_port(port)
     folder = Path(tempfile.mkdtemp(prefix="kexue-lab-"))
     page = folder / f"{article.name.split('/')[1]}.ipynb"
     nbformat.write(app_notebook(article), page)
     os.environ.update(KERNEL_ENVIRONMENT)
     command = [sys.executable, "-m", "voila", str(page), f"--port={port}"]
+    command.append("--Voila.port_retries=0")  # another port would not be where the reader looks
     if not browser:
         command.append("--no-browser")
     os.execv(sys.executable, command)
+
+
+def _try_port(port: int) -> None:
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind(("localhost", port))
+        except OSError as error:
+            raise OSError(f"port {port} cannot be had ({error.strerror}): choose another") from None
 
 
 def app_notebook(article: Article) -> Any:

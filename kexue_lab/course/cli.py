@@ -5,17 +5,15 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from kexue_lab.course.catalog import SERIES, Article, UnknownArticle, catalog, find
-from kexue_lab.course.places import course_root, notebook_path, solutions_path
+from kexue_lab.course.places import course_root, notebook_path, own_root, solutions_path
 
 _TAIL = 12
-
-
-class _Failure(Exception):
-    """Ends the command with one clear message."""
+_INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C has ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,20 +21,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
-    except (_Failure, UnknownArticle, FileNotFoundError, ModuleNotFoundError) as error:
-        print(f"kexue-lab: {error}", file=sys.stderr)
+    except (UnknownArticle, ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"kexue-lab: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("kexue-lab: interrupted", file=sys.stderr)
+        return _INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kexue-lab", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('kexue-lab')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     listing = commands.add_parser("list", help="the articles: finished and planned")
     listing.set_defaults(command=_list)
 
-    opening = commands.add_parser("open", help="open an article (or the map) in JupyterLab")
+    opening = commands.add_parser(
+        "open", help="open an article (or the map) in JupyterLab, as a copy of your own in `my`"
+    )
     opening.add_argument("article", nargs="?", metavar="ARTICLE")
+    which = opening.add_mutually_exclusive_group()
+    which.add_argument(
+        "--fresh",
+        action="store_true",
+        help="start the article's copy again; the old one stays beside it",
+    )
+    which.add_argument(
+        "--original", action="store_true", help="open the course's own notebook, for authors"
+    )
     opening.set_defaults(command=_open)
 
     running = commands.add_parser("run", help="execute articles; keep executed copies and HTML")
@@ -54,9 +67,8 @@ def _parser() -> argparse.ArgumentParser:
         "-o",
         "--output",
         type=Path,
-        default=Path("runs"),
         metavar="FOLDER",
-        help="where the copies go (default: %(default)s)",
+        help="where the copies go (default: `runs` in the course, or here if this is outside it)",
     )
     running.set_defaults(command=_run)
 
@@ -64,16 +76,18 @@ def _parser() -> argparse.ArgumentParser:
         "record", help="run articles over many seeds and store what their experiments gave"
     )
     recording.add_argument("articles", nargs="+", metavar="ARTICLE")
-    recording.add_argument("--seeds", type=int, default=20, help="how many (default: %(default)s)")
+    recording.add_argument(
+        "--seeds", type=_count, default=20, help="how many (default: %(default)s)"
+    )
     recording.add_argument("--scale", choices=("cpu", "gpu"), default="cpu")
     recording.add_argument(
-        "--workers", type=int, default=2, help="notebooks at once (default: %(default)s)"
+        "--workers", type=_count, default=2, help="notebooks at once (default: %(default)s)"
     )
     recording.set_defaults(command=_record)
 
     serving = commands.add_parser("app", help="serve an article's explorers as a page (Voilà)")
     serving.add_argument("article", metavar="ARTICLE")
-    serving.add_argument("--port", type=int, default=8866, help="default: %(default)s")
+    serving.add_argument("--port", type=_port, default=8866, help="default: %(default)s")
     serving.set_defaults(command=_app)
 
     making = commands.add_parser("new", help="lay down the skeleton of a planned article")
@@ -86,6 +100,22 @@ def _parser() -> argparse.ArgumentParser:
     refreshing.add_argument("articles", nargs="*", metavar="ARTICLE")
     refreshing.set_defaults(command=_refresh)
     return parser
+
+
+def _count(text: str) -> int:
+    return _whole(text, 1, 10_000)
+
+
+def _port(text: str) -> int:
+    return _whole(text, 1, 65535)
+
+
+def _whole(text: str, low: int, high: int) -> int:
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number from {low} to {high}, got {text!r}"
+        )
+    return int(text)
 
 
 def _list(_options: argparse.Namespace) -> int:
@@ -102,16 +132,19 @@ def _list(_options: argparse.Namespace) -> int:
 
 
 def _open(options: argparse.Namespace) -> NoReturn:
+    from kexue_lab.course import lab
+
     name = "index" if options.article is None else _finished(options.article).name
-    command = [
-        *(sys.executable, "-m", "jupyterlab"),
-        f"--ServerApp.root_dir={course_root()}",
-        f"--LabApp.default_url=/lab/tree/notebooks/{name}.ipynb",
-    ]
-    if not _has_screen():
-        command.append("--no-browser")
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        command.append("--allow-root")
+    if options.fresh and options.article is None:
+        raise ValueError("--fresh needs the name of the article that is to start again")
+    folder = course_root() / "notebooks"
+    if not options.original:
+        folder = lab.own_folder()
+        for copy in lab.lay_out(name if options.fresh else None):
+            place = copy.relative_to(folder).with_suffix("")
+            print(f"{place} is newer in the course than in your copy; `--fresh {place}` takes it")
+        os.environ.update(lab.environment())
+    command = lab.command(folder / f"{name}.ipynb", _has_screen())
     # In place of this process, so that Ctrl-C reaches JupyterLab alone.
     os.execv(sys.executable, command)
 
@@ -130,74 +163,39 @@ def _has_screen() -> bool:
 
 
 def _run(options: argparse.Namespace) -> int:
-    articles = [_finished(name) for name in options.articles]
-    parameters = {name: _value(text) for name, text in options.parameter}
+    from kexue_lab.course import run
+
+    articles = [_finished(name) for name in dict.fromkeys(options.articles)]
+    parameters = run.parameters_from([(name, text) for name, text in options.parameter])
+    folder = options.output or run.usual_folder()
+    run.check_folder(folder)
     for article in articles:
-        _check_run(article, parameters, options.output)
-    return max([_run_one(article, parameters, options.output) for article in articles])
-
-
-def _check_run(article: Article, parameters: dict[str, Any], output: Path) -> None:
-    """Refuse what cannot work before anything runs."""
-    import papermill
-
-    source = notebook_path(article.name)
-    known = papermill.inspect_notebook(str(source))
-    for name in parameters:
-        if name not in known:
-            raise _Failure(f"{article.name} has no parameter {name}; it has {', '.join(known)}")
-    if (output / f"{article.name}.ipynb").resolve() == source.resolve():
-        raise _Failure(f"{output} holds the course's own notebooks; choose another folder with -o")
-
-
-def _run_one(article: Article, parameters: dict[str, Any], output: Path) -> int:
-    import papermill
-    from nbclient.exceptions import DeadKernelError
-
-    from kexue_lab.course.notebooks import KERNEL_ENVIRONMENT
-
-    source = notebook_path(article.name)
-    copy = output / f"{article.name}.ipynb"
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    # A run with other parameters must not overwrite the course's own pictures.
-    os.environ.update(KERNEL_ENVIRONMENT, KEXUE_FIGURES_DIR=str((output / "figures").resolve()))
-    print(article.name, flush=True)
+        run.check(article, parameters)
     status = 0
-    try:
-        papermill.execute_notebook(
-            str(source), str(copy), parameters, cwd=str(source.parent), kernel_name="python3"
-        )
-    except papermill.PapermillExecutionError as error:
-        print(f"FAILED in cell {error.exec_count}: {error.ename}", file=sys.stderr)
-        if error.ename.startswith("Claim"):
-            lines = error.evalue.splitlines()[:_TAIL]
-        else:
-            lines = [*"\n".join(error.traceback).splitlines()[-_TAIL:], error.evalue]
-        print("\n".join(f"  {line}" for line in lines), file=sys.stderr)
-        status = 1
-    except DeadKernelError as error:
-        print(f"FAILED: {error}", file=sys.stderr)
-        status = 1
-    page = _write_html(copy)
-    print(f"  {copy}\n  {page}")
+    with run.reserved(folder, articles):
+        for article in articles:
+            print(article.name, flush=True)
+            paths, error = run.run(article, parameters, folder)
+            if error is not None:
+                print(_described(error), file=sys.stderr)
+                status = 1
+            print("".join(f"  {path}\n" for path in paths), end="", flush=True)
     return status
 
 
-def _write_html(notebook: Path) -> Path:
-    from nbconvert import HTMLExporter
-
-    body, _ = HTMLExporter().from_filename(str(notebook))
-    page = notebook.with_suffix(".html")
-    page.write_text(body, "utf8")
-    return page
+def _described(error: Exception) -> str:
+    """What ended a notebook: for a claim its message, else the end of the traceback."""
+    name = getattr(error, "ename", type(error).__name__)
+    lines = str(error).strip().splitlines()
+    if name.startswith("Claim"):
+        lines = str(getattr(error, "evalue", error)).splitlines()[:_TAIL]
+    return "\n  ".join([f"FAILED: {name}", *lines[-_TAIL:]])
 
 
 def _record(options: argparse.Namespace) -> int:
     from kexue_lab.course.record import rarely_held, record
 
-    for name in ("seeds", "workers"):
-        if getattr(options, name) < 1:
-            raise _Failure(f"--{name} must be at least 1, got {getattr(options, name)}")
+    own_root()
     status = 0
     for article in [_finished(name) for name in options.articles]:
         print(article.name, flush=True)
@@ -220,43 +218,37 @@ def _new(options: argparse.Namespace) -> int:
 
     article = find(options.article)
     if article.finished:
-        raise _Failure(f"{article.name} is finished already")
-    try:
-        paths = lay_down(article, course_root())
-    except FileExistsError as error:
-        raise _Failure(str(error)) from error
-    for path in paths:
-        print(path.relative_to(course_root()))
+        raise ValueError(f"{article.name} is finished already")
+    root = own_root()
+    for path in lay_down(article, root):
+        print(path.relative_to(root))
     return 0
 
 
 def _refresh(options: argparse.Namespace) -> int:
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+
     from kexue_lab.course.notebooks import refresh
     from kexue_lab.course.pages import write_pages
 
-    articles = [find(name) for name in options.articles]
+    articles = [_finished(name) for name in dict.fromkeys(options.articles)]
+    root = own_root()
     write_pages()
     for article in articles or [a for a in catalog().values() if a.finished]:
         for path in (notebook_path(article.name), solutions_path(article.name)):
-            print(f"{refresh(path):6.1f} s  {path.relative_to(course_root())}", flush=True)
+            try:
+                print(f"{refresh(path):6.1f} s  {path.relative_to(root)}", flush=True)
+            except (CellExecutionError, DeadKernelError) as error:
+                print(f"{path.relative_to(root)} {_described(error)}", file=sys.stderr)
+                return 1
     return 0
 
 
 def _finished(name: str) -> Article:
     article = find(name)
     if not article.finished:
-        raise _Failure(f"{article.name} is planned, not finished yet; see `kexue-lab list`")
+        raise ValueError(f"{article.name} is planned, not finished yet; see `kexue-lab list`")
     return article
-
-
-def _value(text: str) -> Any:
-    """A parameter's value as Python reads it: a number where it is one, else the text."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from traitlets.config import Config
@@ -41,7 +42,20 @@ def execute(
 
     Raises:
         nbclient.exceptions.CellExecutionError: if a cell fails.
+        nbclient.exceptions.DeadKernelError: if the kernel dies.
     """
+    notebook, error = attempt(path, environment, parameters)
+    if error is not None:
+        raise error
+    return notebook
+
+
+def attempt(
+    path: Path,
+    environment: Mapping[str, str] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> tuple[Any, CellExecutionError | DeadKernelError | None]:
+    """Run a notebook as `execute` does, and return it as far as it came, and what ended it."""
     if parameters:
         notebook = parameterize_notebook(load_notebook_node(str(path)), dict(parameters))
     else:
@@ -55,7 +69,11 @@ def execute(
             store_widget_state=False,
             config=Config({"KernelManager": kernel_address(folder)}),
         )
-        return client.execute(env=os.environ | KERNEL_ENVIRONMENT | dict(environment or {}))
+        try:
+            client.execute(env=os.environ | KERNEL_ENVIRONMENT | dict(environment or {}))
+        except (CellExecutionError, DeadKernelError) as error:
+            return notebook, error
+    return notebook, None
 
 
 def kernel_address(folder: str | Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ import nbformat
 
 from kexue_lab.course.catalog import SERIES, Article, catalog, next_articles
 from kexue_lab.course.notebooks import normalise
-from kexue_lab.course.places import PACKAGE
+from kexue_lab.course.places import course_root, own_root
 
 _ONWARD = "onward"
 _BEGIN, _END = "<!-- articles: begin -->", "<!-- articles: end -->"
@@ -83,7 +83,7 @@ def index_notebook() -> Any:
     """
     texts = [_INTRODUCTION.strip(), articles_table("{name}.ipynb")]
     for series in SERIES:
-        opening = PACKAGE.parent / "notebooks" / series / "README.md"
+        opening = course_root() / "notebooks" / series / "README.md"
         if opening.is_file():
             text = opening.read_text("utf8").strip()
             texts.append(re.sub(r"\]\((\w+\.ipynb)\)", rf"]({series}/\1)", text))
@@ -122,10 +122,11 @@ def put_onward(notebook: Any, article: Article) -> Any:
 
 def write_pages() -> None:
     """Bring everything that is made from the catalogue up to date."""
+    root = own_root()
     for article in catalog().values():
-        path = PACKAGE.parent / "notebooks" / f"{article.name}.ipynb"
+        path = root / "notebooks" / f"{article.name}.ipynb"
         if article.finished and path.is_file():
             nbformat.write(put_onward(nbformat.read(path, as_version=4), article), path)
-    readme = PACKAGE.parent / "README.md"
+    readme = root / "README.md"
     readme.write_text(readme_with_table(readme.read_text("utf8")), "utf8")
-    nbformat.write(index_notebook(), PACKAGE.parent / "notebooks" / "index.ipynb")
+    nbformat.write(index_notebook(), root / "notebooks" / "index.ipynb")

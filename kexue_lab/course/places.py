@@ -1,12 +1,13 @@
 """Where the course's files lie: its root folder, notebooks, solutions, modules and tests."""
 
+import tomllib
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 
 
 def course_root() -> Path:
-    """Return the folder that holds `notebooks/index.ipynb`.
+    """Return the folder of the course: that of its `pyproject.toml` and `notebooks/index.ipynb`.
 
     It is the current folder or one above it, or else the checkout this package lies in.
 
@@ -15,11 +16,38 @@ def course_root() -> Path:
     """
     here = Path.cwd()
     for folder in (here, *here.parents, PACKAGE.parent):
-        if (folder / "notebooks" / "index.ipynb").is_file():
+        if _is_course(folder):
             return folder
     raise FileNotFoundError(
-        "no notebooks/index.ipynb here or above: run this inside a clone of the course"
+        "the course's notebooks are neither here nor above: run this inside a clone of the course"
     )
+
+
+def _is_course(folder: Path) -> bool:
+    """Whether it is this course: other projects have notebooks/index.ipynb as well."""
+    if not (folder / "notebooks" / "index.ipynb").is_file():
+        return False
+    try:
+        settings = tomllib.loads((folder / "pyproject.toml").read_text("utf8"))
+    except (OSError, ValueError):
+        return False
+    return bool(settings.get("project", {}).get("name") == "kexue-lab")
+
+
+def own_root() -> Path:
+    """Return the course's folder, for what writes into it.
+
+    Raises:
+        ValueError: if it is another clone than the one whose code is running: what is written
+            would come from here and belong there.
+    """
+    root = course_root()
+    if root.resolve() != PACKAGE.parent.resolve():
+        raise ValueError(
+            f"this command writes into its own clone, {PACKAGE.parent}, and not into {root}: "
+            "use the one that is installed for that"
+        )
+    return root
 
 
 def notebook_path(article: str) -> Path:

@@ -92,8 +92,10 @@ def _series(term: Function, setting: Setting) -> Any:
     decay = float(-np.log(float(far.max()) / float(near.max())) / np.log(20))
     alternating = bool((sign_near[:-1] * sign_near[1:] < 0).all())
     one_sign = bool((sign_near[:-1] * sign_near[1:] > 0).all())
-    if decay < _MARGIN or (one_sign and decay < 1 + _MARGIN):
+    if decay < _MARGIN or (one_sign and decay < 1 - _MARGIN):
         raise Undefined("the series diverges")
+    if one_sign and decay < 1 + _MARGIN:
+        raise NoValue("a series that converges too slowly to be told from one that diverges")
     if not alternating and not one_sign:
         return _added(term, np.arange(300_000 + 100_000 * setting.level), setting)
     head = _HEAD[setting.level]
