@@ -1,8 +1,10 @@
 """The learner's own copies of the notebooks, and how JupyterLab is started on them."""
 
+import json
 import os
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 from nbformat import read, write
@@ -127,10 +129,12 @@ def test_open_starts_jupyterlab(course, monkeypatch, capsys, arguments, file, sc
     assert os.environ["KEXUE_FIGURES_DIR"] == own
 
 
-def test_no_window_on_news(course):
-    started = command(course / "notebooks/index.ipynb", browser=True)
-    assert "--LabApp.news_url=None" in started
-    assert "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate" in started
+def test_no_question_about_news_unless_the_learner_asks_for_it(course):
+    (option,) = [a for a in command(course / "notebooks/index.ipynb", True) if "settings" in a]
+    folder = Path(option.split("=")[1])
+    settings = json.loads((folder / "overrides.json").read_text("utf8"))
+    notification = settings["@jupyterlab/apputils-extension:notification"]
+    assert notification == {"fetchNews": "false", "checkForUpdates": False}
 
 
 def test_a_fresh_start_needs_a_name(course, capsys):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from kexue_lab.course.places import course_root
+from kexue_lab.course.places import PACKAGE, course_root
 
 # Beside the course's folder `notebooks`, and as deep, so that links between notebooks hold.
 _OWN = "my"
@@ -81,8 +81,8 @@ def command(notebook: Path, browser: bool) -> list[str]:
         *(sys.executable, "-m", "jupyterlab"),
         f"--ServerApp.root_dir={root}",
         f"--LabApp.default_url=/lab/tree/{notebook.relative_to(root).as_posix()}",
-        "--LabApp.news_url=None",
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        # Defaults that a learner's own settings override: no question about news, no updates.
+        f"--LabApp.app_settings_dir={PACKAGE / 'course' / 'jupyterlab'}",
     ]
     if not browser:
         arguments.append("--no-browser")

@@ -5,6 +5,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,23 @@ def attempt(
             config=Config({"KernelManager": kernel_address(folder)}),
         )
         try:
-            client.execute(env=os.environ | KERNEL_ENVIRONMENT | dict(environment or {}))
+            _execute(client, os.environ | KERNEL_ENVIRONMENT | dict(environment or {}))
         except (CellExecutionError, DeadKernelError) as error:
             return notebook, error
     return notebook, None
+
+
+def _execute(client: NotebookClient, environment: Mapping[str, str]) -> None:
+    """Execute in a thread: in the main one nbclient would take Ctrl-C for a kernel that died."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(client.execute, env=environment)
+        try:
+            running.result()
+        except KeyboardInterrupt:
+            process = getattr(getattr(client.km, "provisioner", None), "process", None)
+            if process is not None:
+                process.kill()
+            raise
 
 
 def kernel_address(folder: str | Path) -> dict[str, str]:
