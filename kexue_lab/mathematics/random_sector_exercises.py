@@ -248,8 +248,8 @@ EXERCISES = (
             Mistake(
                 "one crowd",
                 lambda: [6] + [1] * 11,
-                "one crowd makes every sector around it likelier; make several separate crowds, "
-                "farther apart than the sector is wide.",
+                "one crowd makes it likelier that all three are close; make several separate "
+                "crowds, farther apart than the sector is wide.",
             ),
             Mistake(
                 "one crowd, nothing else",
