@@ -14,6 +14,8 @@ from kexue_lab.mathematics.random_sector import same_halfspace_probability
 Inputs = Iterator[tuple[Any, ...]]
 
 _HOURS = 12
+_CALM = 1 / 12  # three ducks in 60°, without wind
+_RARE = 0.083
 _FINE = 60  # cells of an hour: a sixth of a turn is a whole number of them
 
 
@@ -64,7 +66,15 @@ def _judge_weights(answer: Any) -> str | None:
     if len(weights) != _HOURS or min(weights) < 0 or not 0 < sum(weights) < math.inf:
         return f"return twelve weights, none negative and not all 0; got {weights}"
     chance = _in_60_degrees(weights)
-    return None if chance < 0.082 else f"three ducks fit into 60° with probability {chance:.4f}"
+    if chance < _RARE:
+        return None
+    if chance > _CALM + 1e-9:
+        than = "more than without wind (0.08333): how many crowds are there, and how far apart?"
+    elif chance > _CALM - 1e-9:
+        than = "just as without wind"
+    else:
+        than = f"less than without wind (0.08333): the right idea, make it stronger, below {_RARE}"
+    return f"three ducks fit into 60° with probability {chance:.5f}, {than}"
 
 
 def _angles(rng: np.random.Generator) -> Inputs:
@@ -87,6 +97,11 @@ def _without_wrapping(angles: list[float]) -> float:
 
 def _without_turns(angles: list[float]) -> float:
     order = sorted(angles)
+    return max(b - a for a, b in zip(order, [*order[1:], order[0] + 2 * math.pi], strict=True))
+
+
+def _turns_too_late(angles: list[float]) -> float:
+    order = [angle % (2 * math.pi) for angle in sorted(angles)]
     return max(b - a for a, b in zip(order, [*order[1:], order[0] + 2 * math.pi], strict=True))
 
 
@@ -139,6 +154,12 @@ EXERCISES = (
                 "every pair by itself",
                 lambda n, y: (1 - 2 * y) ** (n * (n - 1) // 2),
                 "pairs of ducks are not independent of each other; use the gaps.",
+            ),
+            Mistake(
+                "one duck after the other",
+                lambda n, y: math.prod(1 - 2 * k * y for k in range(1, n)),
+                "the stretches that k ducks block may overlap, so that they block less than 2 k y "
+                "together; use the gaps.",
             ),
             Mistake(
                 "without a limit",
@@ -199,7 +220,8 @@ EXERCISES = (
             Mistake(
                 "no wind",
                 lambda: [1] * 12,
-                "this is the calm pond, 1/12; the ducks must be spread out, not crowded.",
+                "this is the calm pond, 1/12; let the wind make several separate crowds, farther "
+                "apart than the sector is wide.",
             ),
             Mistake(
                 "one hour",
@@ -215,13 +237,47 @@ EXERCISES = (
                 "every other hour",
                 lambda: [1, 0] * 6,
                 "six equal bumps, and a sector of two hours: G is constant, and nothing changes. "
-                "Choose bumps whose distance is not the sector's angle.",
+                "Choose bumps whose distance does not divide the sector's angle.",
+            ),
+            Mistake(
+                "every other hour, mildly",
+                lambda: [2, 1] * 6,
+                "six equal bumps, and a sector of two hours: G is constant, and nothing changes. "
+                "Choose bumps whose distance does not divide the sector's angle.",
+            ),
+            Mistake(
+                "one crowd",
+                lambda: [6] + [1] * 11,
+                "one crowd makes it likelier that all three are close; make several separate "
+                "crowds, farther apart than the sector is wide.",
+            ),
+            Mistake(
+                "one crowd, nothing else",
+                lambda: [1, 1] + [0] * 10,
+                "all ducks in two hours always fit into 60°, which is two hours.",
             ),
             Mistake(
                 "two opposite hours",
                 lambda: [1, 0, 0, 0, 0, 0] * 2,
                 "with two bumps three ducks share one of them too often; use more bumps, but such "
                 "that a sector reaches only one.",
+            ),
+            Mistake(
+                "two opposite crowds",
+                lambda: [2, 1, 1, 1, 1, 1] * 2,
+                "with two crowds three ducks share one of them too often; use more, but such that "
+                "a sector reaches only one.",
+            ),
+            Mistake(
+                "three crowds",
+                lambda: [2, 1, 1, 1] * 3,
+                "with three crowds three ducks still share one of them too often; how many fit if "
+                "a sector is to reach only one?",
+            ),
+            Mistake(
+                "too mild",
+                lambda: [5, 4, 4] * 4,
+                "four crowds it is; crowd the ducks more.",
             ),
             Mistake(
                 "three bumps",
@@ -247,6 +303,12 @@ EXERCISES = (
                 _without_turns,
                 "angles that differ by a full turn are the same direction: bring them into one "
                 "turn first.",
+            ),
+            Mistake(
+                "full turns after sorting",
+                _turns_too_late,
+                "bring the angles into one turn first and sort them then: this changes their "
+                "order.",
             ),
             Mistake(
                 "not sorted",
@@ -285,6 +347,16 @@ EXERCISES = (
                 "double",
                 lambda n, d: 2 * same_halfspace_probability(n, d),
                 "the capacity rises by one dimension, it does not double.",
+            ),
+            Mistake(
+                "double, at most 1",
+                lambda n, d: min(2 * same_halfspace_probability(n, d), Fraction(1)),
+                "the capacity rises by one dimension, it does not double.",
+            ),
+            Mistake(
+                "one point less",
+                lambda n, d: same_halfspace_probability(n - 1, d),
+                "the offset does not take care of one point: it is one more weight, for all.",
             ),
         ),
     ),
