@@ -1,6 +1,6 @@
-"""DDIM: every Gaussian reverse step that keeps the marginals p(x_t | x_0) = N(ᾱ_t x_0, β̄_t² I).
+"""DDIM: the Gaussian reverse steps that keep the marginals p(x_t | x_0) = N(ᾱ_t x_0, β̄_t² I).
 
-For u < t the step p(x_u | x_t, x_0) = N(κ x_t + λ x_0, σ² I) keeps them if and only if
+For u < t the step p(x_u | x_t, x_0) = N(κ x_t + λ x_0, σ² I), κ ≥ 0, keeps them if and only if
 
     κ = √(β̄_u² − σ²)/β̄_t,   λ = ᾱ_u − ᾱ_t κ,   0 ≤ σ ≤ β̄_u,
 

@@ -6,7 +6,6 @@ from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
-import sympy as sp
 import torch
 from numpy.typing import NDArray
 from scipy.stats import norm
@@ -80,11 +79,11 @@ class _GaussianNoise:
 
 def _tables(rng: np.random.Generator) -> Inputs:
     for eta in (0.7, 1.0, 0.0):
-        alpha_bars = np.cumprod(np.append(1.0, np.sqrt(1 - rng.uniform(0.02, 0.2, 14))))
-        steps = [0, 2, 5, 9, 11, 14]
-        z = rng.normal(size=(len(steps), 4))
+        alpha_bars = np.cumprod(np.append(1.0, np.sqrt(1 - rng.uniform(0.05, 0.3, 6))))
+        steps = [0, 2, 4, 6]
+        z = rng.normal(size=(len(steps), 2)).round(2)
         noise = _GaussianNoise(alpha_bars, float(rng.uniform(0.4, 1.6)))
-        yield noise, rng.normal(size=4), alpha_bars, steps, z, eta
+        yield noise, rng.normal(size=2).round(2), alpha_bars, steps, z, eta
 
 
 def _by_table(
@@ -127,17 +126,90 @@ def _table_mistake(faults: tuple[str, ...]) -> Mistake:
 # ---------------------------------------------------------------------------- 4: the middle
 
 
-def _symbols(_rng: np.random.Generator) -> Inputs:
-    yield (sp.Symbol("s", positive=True),)
-    yield (sp.Symbol("d", positive=True),)
+def _deviations(rng: np.random.Generator) -> Inputs:
+    yield (0.3,)
+    for s in (*rng.uniform(0.4, 0.9, 2), *rng.uniform(1.2, 3, 2)):
+        yield (round(float(s), 2),)
 
 
-def _two_formulas(answer: Any, _s: sp.Symbol) -> tuple[sp.Expr, sp.Expr]:
-    # A list in the place of a formula would be taken for a row of the same matrix.
-    ratio, variance = (sp.sympify(formula) for formula in answer)
-    if not (isinstance(ratio, sp.Expr) and isinstance(variance, sp.Expr)):
-        raise TypeError(f"two formulas are asked for, got {answer}")
-    return ratio, variance
+def _arrives(ratio: float, s: float) -> float:
+    """The variance after two steps with β̄/ᾱ = ratio in the middle."""
+    slope = ratio / s
+    return s**2 * slope**2 / (1 + slope**2) ** 2
+
+
+def _not_the_middle(answer: Any, s: float) -> str | None:
+    try:
+        ratio, variance = map(float, answer)
+    except (TypeError, ValueError):
+        return "return two numbers: the ratio and the variance"
+    if not ratio > 0:
+        return f"the ratio must be positive, got {ratio:g}"
+    if abs(ratio - s) > 1e-9:
+        return (
+            f"with β̄/ᾱ = {ratio:.4g} in the middle the variance {_arrives(ratio, s):.4g} arrives, "
+            "and more can"
+        )
+    if abs(variance - s**2 / 4) > 1e-9:
+        return f"the ratio is right, but the variance {variance:.4g} is not the one that arrives"
+    return None
+
+
+_RATIOS: dict[str, tuple[Callable[[float], float], str]] = {
+    "": (lambda s: s, ""),
+    "signal and noise alike": (
+        lambda s: 1.0,
+        "ratio: 1 is right for s = 1; the arrows are (ᾱ s, β̄).",
+    ),
+    "the ratio upside down": (
+        lambda s: 1 / s,
+        "ratio: the arrow (ᾱ s, β̄) must stand at 45°; what is β̄/ᾱ then?",
+    ),
+}
+_VARIANCES: dict[str, tuple[Callable[[float, float], float], str]] = {
+    "": (_arrives, ""),
+    "the share": (
+        lambda ratio, s: _arrives(ratio, s) / s**2,
+        "variance: this is the share that arrives; multiply it by s².",
+    ),
+    "the deviation": (
+        lambda ratio, s: math.sqrt(_arrives(ratio, s)),
+        "variance: this is the standard deviation.",
+    ),
+    "the best variance": (
+        lambda ratio, s: s**2 / 4,
+        "variance: right, for another ratio.",
+    ),
+    "the best share": (
+        lambda ratio, s: 0.25,
+        "variance: this is the share that arrives; multiply it by s².",
+    ),
+    "one projection": (
+        lambda ratio, s: s**2 / 2,
+        "variance: each of the two steps projects, and multiplies it by cos².",
+    ),
+}
+
+
+def _middle_mistakes() -> Iterator[Mistake]:
+    """The wrong ratios and variances, alone and together."""
+    for first, (ratio, about_ratio) in _RATIOS.items():
+        for second, (variance, about_variance) in _VARIANCES.items():
+            if not first and second in ("", "the best variance", "the best share"):
+                continue  # right, or the same as "the share"
+
+            def answer(
+                s: float,
+                ratio: Callable[[float], float] = ratio,
+                variance: Callable[[float, float], float] = variance,
+            ) -> tuple[float, float]:
+                return ratio(s), variance(ratio(s), s)
+
+            yield Mistake(
+                ", ".join(filter(None, (first, second))),
+                answer,
+                " ".join(filter(None, (about_ratio, about_variance))),
+            )
 
 
 # ---------------------------------------------------------------------------- 5: Heun
@@ -233,8 +305,15 @@ def _no_counter_example(answer: Any) -> str | None:
     times = _COSINE.times(int(n))
     without, fresh = (gaussian_sample_variance(s, _COSINE, times, eta) for eta in (0.0, 1.0))
     if not fresh > 1.05 * without:
+        if n == 2:
+            why = "with two steps the last adds no noise, and the first starts from pure noise"
+        elif fresh < without:
+            why = "try wider data or fewer steps; the explorer of step 6 reaches s = 8"
+        else:
+            why = "the direction is right; go on with s, or change n"
         return (
-            f"η = 1 keeps the variance {fresh:.4g} and η = 0 keeps {without:.4g}: not over 5 % more"
+            f"η = 1 keeps the variance {fresh:.4g} and η = 0 keeps {without:.4g}: not over 5 % "
+            f"more ({why})"
         )
     return None
 
@@ -304,35 +383,9 @@ EXERCISES = (
     Exercise(
         "the best middle of two steps",
         solution=lambda s: (s, s**2 / 4),
-        inputs=_symbols,
-        observe=_two_formulas,
-        mistakes=(
-            Mistake(
-                "signal and noise alike",
-                lambda s: (sp.Integer(1), s**4 / (1 + s**2) ** 2),
-                "that is the middle for s = 1; the arrows are (ᾱ s, β̄).",
-            ),
-            Mistake(
-                "the ratio upside down",
-                lambda s: (1 / s, s**2 / 4),
-                "the arrow (ᾱ s, β̄) must stand at 45°: what is β̄/ᾱ then?",
-            ),
-            Mistake(
-                "the share",
-                lambda s: (s, sp.Rational(1, 4)),
-                "this is the share of the variance that arrives; multiply it by s².",
-            ),
-            Mistake(
-                "the deviation",
-                lambda s: (s, s / 2),
-                "this is the standard deviation; the variance is asked for.",
-            ),
-            Mistake(
-                "one projection",
-                lambda s: (s, s**2 / 2),
-                "each of the two steps projects, and multiplies the variance by cos².",
-            ),
-        ),
+        inputs=_deviations,
+        judge=_not_the_middle,
+        mistakes=tuple(_middle_mistakes()),
     ),
     Exercise(
         "Heun's method",

@@ -1,8 +1,10 @@
 """Unit, oracle, property and bad-input tests of diffusion.ddim."""
 
+import copy
 import math
 from itertools import pairwise
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from scipy.optimize import fsolve
 from sklearn.linear_model import LogisticRegression
 from tensors import seeded, t64
 
+from kexue_lab.course.places import notebook_path
 from kexue_lab.data import digits
 from kexue_lab.diffusion.ddim import (
     ddim_step,
@@ -31,6 +34,7 @@ from kexue_lab.diffusion.networks import (
 from kexue_lab.diffusion.probability_flow import quantile_map, sample_family
 from kexue_lab.diffusion.schedules import GaussianMixture, NoiseSchedule, marginal_score
 from kexue_lab.exercises import exercise
+from kexue_lab.training import fit
 
 COSINE, LINEAR = NoiseSchedule.cosine(0), NoiseSchedule.linear()
 
@@ -351,6 +355,43 @@ def test_the_variance_lost_is_what_replacing_the_data_by_its_mean_forgot():
         )
         lost = v_u - gaussian_sample_variance(0.7, LINEAR, [t, u], eta, v_start=v_t)
         assert lost == pytest.approx(lam**2 * 0.49 * bb_t**2 / v_t, abs=1e-12)
+
+
+def test_the_lesson_trains_as_the_library_does():
+    """The training loop that the notebook shows in full, against `kexue_lab.training.fit`."""
+    cells = nbformat.read(notebook_path("diffusion/ddim"), as_version=4).cells
+    lesson = {"torch": torch, "nn": torch.nn, "math": math, "pairwise": pairwise, "SEED": 0}
+    lesson |= {"GaussianMixture": GaussianMixture, "generator": seeded}
+    lesson |= {"alpha_bar": COSINE.alpha_bar, "beta_bar": COSINE.beta_bar}
+    for start in ("class NoiseNetwork", "def train(", "angles = "):
+        (source,) = (c.source for c in cells if c.cell_type == "code" and start in c.source)
+        exec(source, lesson)
+    by_library = fit(
+        lambda _: copy.deepcopy(lesson["untrained"]),
+        lesson["ring_batch"],
+        lambda network, x_t, t, eps: (network(x_t, t) - eps).square().mean(),
+        seeds=[0],
+        steps=5,
+        learning_rate=lambda progress: 5e-3 * (1 - progress),
+        device="cpu",
+    ).models[0]
+    by_hand = lesson["train"](copy.deepcopy(lesson["untrained"]), 5, seeded(0))
+    for ours, theirs in zip(by_hand.parameters(), by_library.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+    assert not torch.equal(next(by_hand.parameters()), next(lesson["untrained"].parameters()))
+
+
+@pytest.mark.parametrize("n", [2, 5, 50])
+def test_the_noise_of_the_chain_puts_back_what_standard_data_lose(n):
+    variance = 1.0
+    for t, u in pairwise(COSINE.times(n).tolist()):
+        ab_t, bb_t, ab_u, bb_u = levels(t, u)
+        kappa, lam = posterior_coefficients(
+            ab_t, bb_t, ab_u, bb_u, ddpm_sigma(ab_t, bb_t, ab_u, bb_u)
+        )
+        # κ x_t + λ E(x_0 | x_t), and E(x_0 | x_t) = ᾱ_t x_t for s = 1.
+        variance = (kappa + lam * ab_t) ** 2 * variance + 1 - (ab_t / ab_u) ** 2
+    assert variance == pytest.approx(1, abs=1e-12)
 
 
 # --- interpolation -----------------------------------------------------------------------------
