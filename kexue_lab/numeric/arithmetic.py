@@ -78,13 +78,18 @@ def constant(number: Any, digits: int) -> Any:
     if not (number.is_Rational or number.is_NumberSymbol or number.is_Float):
         raise NoValue(f"{number} is no number")
     if not digits:
-        try:
-            return float(number)
-        except OverflowError as error:
-            raise NoValue("a constant exceeds double precision") from error
+        return _double(number)
     if number.is_Rational:
         return mpmath.mpf(number.p) / number.q
     return mpmath.mpf(number._to_mpmath(mpmath.mp.prec))
+
+
+@functools.lru_cache(1000)
+def _double(number: Any) -> float:
+    try:
+        return float(number)
+    except OverflowError as error:
+        raise NoValue("a constant exceeds double precision") from error
 
 
 def real(value: Any, what: str = "a compared value") -> Any:

@@ -153,15 +153,12 @@ def _tame(body: Any, arguments: Any, unbounded: bool) -> Any:
 
 def with_shapes(side: Any, point: Mapping[Any, Any]) -> Any:
     """The side with the point's shapes in place of its generic functions."""
-    for head, shape in point.items():
+    bodies: dict[Any, Any] = {}
+    # Those inside others first: they stand in the others' arguments.
+    for call in sorted(side.atoms(AppliedUndef), key=lambda call: len(call.atoms(AppliedUndef))):
+        shape = point.get(call.func)
         if isinstance(shape, sp.Lambda):
-            side = side.replace(head, _applied(shape))
-    return side
-
-
-def _applied(shape: sp.Lambda) -> Any:
-    def applied(*arguments: Any) -> Any:
-        missing = len(shape.variables) - len(arguments)
-        return shape(*arguments, *[sp.S.Zero] * missing)
-
-    return applied
+            missing = len(shape.variables) - len(call.args)
+            arguments = [argument.xreplace(bodies) for argument in call.args]
+            bodies[call] = shape(*arguments, *[sp.S.Zero] * missing)
+    return side.xreplace(bodies)

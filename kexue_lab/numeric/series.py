@@ -92,10 +92,10 @@ def _series(term: Function, setting: Setting) -> Any:
     decay = float(-np.log(float(far.max()) / float(near.max())) / np.log(20))
     alternating = bool((sign_near[:-1] * sign_near[1:] < 0).all())
     one_sign = bool((sign_near[:-1] * sign_near[1:] > 0).all())
-    if decay < _MARGIN or (one_sign and decay < 1 - _MARGIN):
+    if decay < _MARGIN or (one_sign and decay < 1 + _MARGIN and not _falls_faster(term, setting)):
         raise Undefined("the series diverges")
     if one_sign and decay < 1 + _MARGIN:
-        raise NoValue("a series that converges too slowly to be told from one that diverges")
+        raise NoValue("a series that converges too slowly")
     if not alternating and not one_sign:
         return _added(term, np.arange(300_000 + 100_000 * setting.level), setting)
     head = _HEAD[setting.level]
@@ -103,6 +103,12 @@ def _series(term: Function, setting: Setting) -> Any:
     if one_sign and setting.level > 1:
         return start + _euler_maclaurin(term, head, setting)
     return start + accelerated(list(_values(term, head + np.arange(_TAIL), setting)), setting)
+
+
+def _falls_faster(term: Function, setting: Setting) -> bool:
+    """Whether far terms fall faster than 1/k, by however little."""
+    near, far = (abs(_values(term, np.array([k]), setting)[0]) for k in (10**6, 10**8))
+    return bool(float(near / far) > 100 * (1 + 1e-5))
 
 
 def _euler_maclaurin(term: Function, start: int, setting: Setting) -> Any:
