@@ -1,1 +1,14 @@
-"""Diffusion models: schedules, samplers, variances and their exact solutions."""
+"""Diffusion models: schedules, samplers, variances and their exact solutions.
+
+- `schedules`: noise levels, and Gaussian mixtures whose diffused densities are known
+- `networks`: small networks on vectors, such as 8×8 digits
+- `quality`: how good samples are, without a downloaded network
+- `probability_flow`: Fokker–Planck on a grid, and the processes that share its solution
+- `ddim`: the Gaussian reverse steps that keep the marginals, and their sampler
+- `diffusion_ode`: the ODE in the noise level, its solvers and likelihoods
+- `optimal_variance`: Analytic-DPM: the best variance of a reverse step
+- `imperfect_mean`: that variance when the denoiser is wrong
+- `unified`: any gradual corruption, and its two-stage sampler
+- `poisson_flow`: data as charges, samples along their field lines
+- `skip_tuning`: weights on a trained U-Net's skip connections
+"""

@@ -1,1 +1,4 @@
-"""Generative models: reparameterisation, variational autoencoders, quantisation."""
+"""Generative models: reparameterisation, variational autoencoders, quantisation.
+
+- `gumbel_softmax`: gradients of an expectation over a discrete variable
+"""

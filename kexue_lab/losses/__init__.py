@@ -1,1 +1,4 @@
-"""Loss functions: what they optimise, and what that does to a classifier."""
+"""Loss functions: what they optimise, and what that does to a classifier.
+
+- `accuracy`: accuracy as a differentiable objective
+"""

@@ -1,1 +1,4 @@
-"""Optimisation: step sizes, clipping and the dynamics of training."""
+"""Optimisation: step sizes, clipping and the dynamics of training.
+
+- `gradient_clipping`: clipping as the step that (L0, L1)-smooth functions ask for
+"""
