@@ -31,7 +31,10 @@ DOCS = ROOT / "docs"
 BUILD = ROOT / "build"
 STAGE, SITE = BUILD / "docs", BUILD / "site"
 EXPLORER = re.compile(r"Explorer\((?P<name>.+?): ")
-SHARED = ("claims", "evidence", "exercises", "explore", "figures", "training", "data")
+SHARED = (
+    *("claims", "evidence", "symbolic", "recorded", "exercises", "diagnosis", "limits"),
+    *("explore", "figures", "training", "data"),
+)
 FRAME_LIMIT = 300_000
 STALE = "*(The recorded seeds of this lesson's experiment are older than its code.)*"
 WORKERS = 2  # notebooks that run side by side
@@ -48,7 +51,7 @@ def main() -> int:
     with ThreadPoolExecutor(WORKERS) as pool:
         list(pool.map(read_report, [article.name for article in finished]))
     claims = {article.name: stage_article(article) for article in finished}
-    stage_api()
+    stage_api(uses([article.name for article in finished]))
     write("verified.md", verified_page(claims))
     write("index.md", start_page(finished))
     status = sphinx_build(["-q", "-W", "--keep-going", "-b", "html", str(STAGE), str(SITE)])
@@ -150,6 +153,8 @@ def fold_solutions(notebook: Any, article: Article) -> None:
         cells.append(cell)
         match = re.search(r'exercise\((?:ARTICLE|"[^"]+"), (\d+)\)\.check', cell.source)
         if cell.cell_type == "code" and match:
+            if int(match[1]) not in solutions:
+                raise ValueError(f"exercise {match[1]} of {article.name} has no worked solution")
             cells.append(new_markdown_cell(solutions[int(match[1])]))
         elif "../solutions/" in cell.source:
             cell.source = re.sub(
@@ -213,7 +218,28 @@ def library_names(notebook: Any) -> set[tuple[str, str]]:
 # --- the pages around them ---------------------------------------------------------------------
 
 
-def stage_api() -> None:
+def uses(articles: list[str]) -> dict[str, dict[str, list[str]]]:
+    """For each module and each of its names, the articles whose notebooks use it."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for article in articles:
+        notebook = nbformat.read(notebook_path(article), as_version=4)
+        for module, name in sorted(library_names(notebook)):
+            found.setdefault(module, {}).setdefault(name, []).append(article)
+    return found
+
+
+def used_in(names: dict[str, list[str]]) -> list[str]:
+    """A table of a module's names and the articles that use them, as lines of markdown."""
+    if not names:
+        return []
+    lines = ["", "## Used in", "", "| name | lessons |", "|---|---|"]
+    for name, articles in sorted(names.items()):
+        links = ", ".join(f"[{catalog()[a].title}](../../{a}.ipynb)" for a in articles)
+        lines.append(f"| `{name}` | {links} |")
+    return lines
+
+
+def stage_api(used: dict[str, dict[str, list[str]]]) -> None:
     """A reference page for every module of a series and for the shared ones."""
     pages: dict[str, list[str]] = {"shared": list(SHARED)}
     for series in SERIES:
@@ -229,7 +255,8 @@ def stage_api() -> None:
             write(
                 f"api/{module}.md",
                 f"# {dotted.removeprefix('kexue_lab.')}\n\n```{{eval-rst}}\n"
-                f".. automodule:: {dotted}\n   :members:\n```\n",
+                f".. automodule:: {dotted}\n   :members:\n```\n"
+                + "\n".join(used_in(used.get(module, {}))),
             )
     write("api/index.md", "\n".join(lines))
 
