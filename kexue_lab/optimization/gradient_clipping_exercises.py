@@ -18,8 +18,8 @@ Tensors = list[Tensor]
 
 def _constants(rng: np.random.Generator) -> Inputs:
     for _ in range(6):
-        L0, L1, b = rng.uniform(0.2, 9), rng.uniform(0.2, 5), rng.uniform(2, 64)
-        yield float(L0), float(L1), float(b)
+        L0, L1, n = rng.uniform(0.2, 9), rng.uniform(0.2, 5), rng.uniform(2, 64)
+        yield float(L0), float(L1), float(n)
 
 
 def _symbols(_rng: np.random.Generator) -> Inputs:
@@ -131,41 +131,41 @@ def _unchanged(p: Tensors, g: Tensors, lr: float, gamma: float) -> Tensors:
 EXERCISES = (
     Exercise(
         "the rate and the threshold for a rescaled loss",
-        solution=lambda L0, L1, b: (1 / (b * L0), b * L0 / L1),
+        solution=lambda L0, L1, n: (1 / (n * L0), n * L0 / L1),
         inputs=_constants,
         mistakes=(
             Mistake(
                 "threshold upside down",
-                lambda L0, L1, b: (1 / (b * L0), L1 / (b * L0)),
+                lambda L0, L1, n: (1 / (n * L0), L1 / (n * L0)),
                 "the threshold has the units of a gradient: compare ηγ/(G + γ) with the factor "
                 "that the safe step needs again.",
             ),
             Mistake(
                 "threshold not rescaled",
-                lambda L0, L1, b: (1 / (b * L0), L0 / L1),
-                "b multiplies Hessian and gradient alike, so L1 stays as it is; the threshold "
+                lambda L0, L1, n: (1 / (n * L0), L0 / L1),
+                "n multiplies Hessian and gradient alike, so L1 stays as it is; the threshold "
                 "must grow with the gradients.",
             ),
             Mistake(
                 "threshold divided",
-                lambda L0, L1, b: (1 / (b * L0), L0 / (b * L1)),
-                "the gradients of b f are b times as long: at which of their lengths should "
+                lambda L0, L1, n: (1 / (n * L0), L0 / (n * L1)),
+                "the gradients of n f are n times as long: at which of their lengths should "
                 "clipping set in?",
             ),
             Mistake(
                 "nothing rescaled",
-                lambda L0, L1, b: (1 / L0, L0 / L1),
-                "these are the values for f itself; which pair of constants has b f?",
+                lambda L0, L1, n: (1 / L0, L0 / L1),
+                "these are the values for f itself; which pair of constants has n f?",
             ),
             Mistake(
                 "rate not rescaled",
-                lambda L0, L1, b: (1 / L0, b * L0 / L1),
-                "near the minimum the step is η times the gradient of b f, which is b times as "
+                lambda L0, L1, n: (1 / L0, n * L0 / L1),
+                "near the minimum the step is η times the gradient of n f, which is n times as "
                 "long; it should be as long as before.",
             ),
             Mistake(
                 "the pair swapped",
-                lambda L0, L1, b: (b * L0 / L1, 1 / (b * L0)),
+                lambda L0, L1, n: (n * L0 / L1, 1 / (n * L0)),
                 "return the rate first, then the threshold.",
             ),
         ),
