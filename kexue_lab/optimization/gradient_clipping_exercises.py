@@ -18,8 +18,8 @@ Tensors = list[Tensor]
 
 def _constants(rng: np.random.Generator) -> Inputs:
     for _ in range(6):
-        L0, L1, a = rng.uniform(0.2, 9), rng.uniform(0.2, 5), rng.uniform(2, 64)
-        yield float(L0), float(L1), float(a)
+        L0, L1, n = rng.uniform(0.2, 9), rng.uniform(0.2, 5), rng.uniform(2, 64)
+        yield float(L0), float(L1), float(n)
 
 
 def _symbols(_rng: np.random.Generator) -> Inputs:
@@ -35,9 +35,24 @@ def _power_steps(exponent: int, theta0: sp.Expr, eps: sp.Expr) -> sp.Expr:
     return (end ** (2 - n) - theta0 ** (2 - n)) / (n * (n - 2) * rate)
 
 
+def _sextic(
+    theta0: sp.Expr,
+    eps: sp.Expr,
+    factor: int = 6,
+    power: str = "4/5",
+    start: int = 4,
+) -> sp.Expr:
+    """The prediction for θ⁶ with a factor, an exponent of ε or one of θ0 that may be wrong."""
+    return sp.Rational(5, 4) * theta0**4 * ((factor / eps) ** sp.Rational(power) - theta0**-start)
+
+
 def _worst_bound(a: float) -> float:
     """The bound at the threshold, where it is worst, in units of L0/L1²."""
     return 2 * math.exp(a) - 2 - 3 * a
+
+
+def _largest_safe() -> float:
+    return float(brentq(_worst_bound, 0.5, 1.0, xtol=1e-13))
 
 
 def _quartic_violation(answer: Any) -> str | None:
@@ -50,7 +65,11 @@ def _quartic_violation(answer: Any) -> str | None:
     change = abs(4 * (theta + delta) ** 3 - 4 * theta**3)
     allowed = (16 + 4 * abs(theta) ** 3) * abs(delta)
     if not change - allowed > 10:
-        way = "; the slope changes faster uphill" if theta * delta < 0 else ""
+        way = ""
+        if theta * delta < 0:
+            way = "; the slope changes faster uphill"
+        elif abs(delta) < 0.5:
+            way = "; for short Δ both forms agree, so take a longer Δ"
         return (
             f"the slope changes by {change:.4g} and may change by {allowed:.4g}: "
             f"that is no violation by more than 10{way}"
@@ -112,41 +131,41 @@ def _unchanged(p: Tensors, g: Tensors, lr: float, gamma: float) -> Tensors:
 EXERCISES = (
     Exercise(
         "the rate and the threshold for a rescaled loss",
-        solution=lambda L0, L1, a: (1 / (a * L0), a * L0 / L1),
+        solution=lambda L0, L1, n: (1 / (n * L0), n * L0 / L1),
         inputs=_constants,
         mistakes=(
             Mistake(
                 "threshold upside down",
-                lambda L0, L1, a: (1 / (a * L0), L1 / (a * L0)),
+                lambda L0, L1, n: (1 / (n * L0), L1 / (n * L0)),
                 "the threshold has the units of a gradient: compare ηγ/(G + γ) with the factor "
                 "that the safe step needs again.",
             ),
             Mistake(
                 "threshold not rescaled",
-                lambda L0, L1, a: (1 / (a * L0), L0 / L1),
-                "a multiplies Hessian and gradient alike, so L1 stays as it is; the threshold "
+                lambda L0, L1, n: (1 / (n * L0), L0 / L1),
+                "n multiplies Hessian and gradient alike, so L1 stays as it is; the threshold "
                 "must grow with the gradients.",
             ),
             Mistake(
                 "threshold divided",
-                lambda L0, L1, a: (1 / (a * L0), L0 / (a * L1)),
-                "the gradients of a f are a times as long: at which of their lengths should "
+                lambda L0, L1, n: (1 / (n * L0), L0 / (n * L1)),
+                "the gradients of n f are n times as long: at which of their lengths should "
                 "clipping set in?",
             ),
             Mistake(
                 "nothing rescaled",
-                lambda L0, L1, a: (1 / L0, L0 / L1),
-                "these are the values for f itself; which pair of constants has a f?",
+                lambda L0, L1, n: (1 / L0, L0 / L1),
+                "these are the values for f itself; which pair of constants has n f?",
             ),
             Mistake(
                 "rate not rescaled",
-                lambda L0, L1, a: (1 / L0, a * L0 / L1),
-                "near the minimum the step is η times the gradient of a f, which is a times as "
+                lambda L0, L1, n: (1 / L0, n * L0 / L1),
+                "near the minimum the step is η times the gradient of n f, which is n times as "
                 "long; it should be as long as before.",
             ),
             Mistake(
                 "the pair swapped",
-                lambda L0, L1, a: (a * L0 / L1, 1 / (a * L0)),
+                lambda L0, L1, n: (n * L0 / L1, 1 / (n * L0)),
                 "return the rate first, then the threshold.",
             ),
         ),
@@ -174,6 +193,42 @@ EXERCISES = (
                 "where has the slope 6θ⁵ fallen to ε?",
             ),
             Mistake(
+                "the factor 6 of the slope lost",
+                lambda theta0, eps: _sextic(theta0, eps, factor=1),
+                "the slope is 6θ⁵, not θ⁵: at which θ has it fallen to ε?",
+            ),
+            Mistake(
+                "the exponent of (4)",
+                lambda theta0, eps: _sextic(theta0, eps, power="2/3"),
+                "2/3 belongs to θ⁴: there θ^-2 is wanted where 4θ³ = ε. Which power of θ grows "
+                "at a constant rate now, and which power of ε is that?",
+            ),
+            Mistake(
+                "θ^-4 where the slope is 4θ³",
+                lambda theta0, eps: _sextic(theta0, eps, power="4/3"),
+                "the slope is 6θ⁵: θ goes like ε^(1/5) and θ^-4 like ε^(-4/5).",
+            ),
+            Mistake(
+                "θ^-2 followed along",
+                lambda theta0, eps: _sextic(theta0, eps, power="2/5", start=2),
+                "on θ⁶ it is not θ^-2 that grows at a constant rate: which power of θ does?",
+            ),
+            Mistake(
+                "θ^-2 followed along, with its factor",
+                lambda theta0, eps: 2 * _sextic(theta0, eps, power="2/5", start=2),
+                "on θ⁶ it is not θ^-2 that grows at a constant rate: which power of θ does?",
+            ),
+            Mistake(
+                "θ^-2 for the end only",
+                lambda theta0, eps: _sextic(theta0, eps, power="2/5"),
+                "end and start need the same power of θ: the one that grows at a constant rate.",
+            ),
+            Mistake(
+                "θ^-2 for the start only",
+                lambda theta0, eps: _sextic(theta0, eps, start=2),
+                "end and start need the same power of θ: the one that grows at a constant rate.",
+            ),
+            Mistake(
                 "stopping at θ = ε",
                 lambda theta0, eps: sp.Rational(5, 4) * theta0**4 * (eps**-4 - theta0**-4),
                 "one stops when the slope 6θ⁵ has fallen to ε, not θ itself.",
@@ -193,11 +248,11 @@ EXERCISES = (
     ),
     Exercise(
         "the largest safe share of the rate",
-        solution=lambda: float(brentq(_worst_bound, 0.5, 1.0, xtol=1e-13)),
+        solution=_largest_safe,
         rtol=1e-4,
         mistakes=(
             Mistake(
-                "the share of step 5",
+                "the share of section 5",
                 lambda: 0.5,
                 "½ is safe, since soft clipping is; but it is not the end of what (2) guarantees.",
             ),
@@ -205,6 +260,22 @@ EXERCISES = (
                 "the classic lemma",
                 lambda: 1.0,
                 "this is where the bound with ½ ends; put e^r - 1 - r in place of r²/2.",
+            ),
+            Mistake(
+                "three digits",
+                lambda: round(_largest_safe(), 3),
+                "that is right to three digits; at least four are wanted.",
+            ),
+            Mistake(
+                "two digits",
+                lambda: round(_largest_safe(), 2),
+                "that is right to two digits; at least four are wanted.",
+            ),
+            Mistake(
+                "only for very short gradients",
+                lambda: 2.0,
+                "that is where G → 0 loses its guarantee, as in the classic lemma; at longer "
+                "gradients it is lost earlier.",
             ),
             Mistake(
                 "where the bound is lowest",
@@ -232,7 +303,7 @@ EXERCISES = (
             ),
             Mistake(
                 "where the Hessian form is tight",
-                lambda: (2.0, 0.01),
+                lambda: (2.0, 0.1),
                 "at θ = 2 the Hessian form is an equality, but for short Δ both forms agree: "
                 "the second derivative grows on the way.",
             ),
