@@ -292,8 +292,8 @@ class Exercise:
         return names[:count] + [f"argument {i + 1}" for i in range(len(names), count)]
 
     def _input(self, arguments: tuple[Any, ...]) -> list[str]:
-        if not arguments:
-            return []
+        if all(isinstance(argument, sp.Symbol) for argument in arguments):
+            return []  # there are none, or they say no more than their names
         names = self._names(len(arguments))
         shown = (f"{n} = {show(a)}" for n, a in zip(names, arguments, strict=True))
         return [f"for {', '.join(shown)}:"]

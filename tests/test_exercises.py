@@ -581,3 +581,10 @@ def test_a_missing_package_is_not_a_missing_article(monkeypatch):
     monkeypatch.setattr(exercises_module.importlib, "import_module", broken)
     with pytest.raises(ModuleNotFoundError, match="torch"):
         exercises_of("mathematics/random_sector")
+
+
+def test_symbols_as_inputs_are_not_shown():
+    x = sp.Symbol("x", positive=True)
+    task = Exercise(title="a square", solution=lambda x: x**2, inputs=lambda _: [(x,)])
+    lines = task.check(lambda x: 2 * x).lines
+    assert lines[0].startswith("got")
