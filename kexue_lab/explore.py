@@ -172,26 +172,14 @@ class Explorer:
 
     def points(self) -> Iterator[dict[str, Any]]:
         """The corners of the controls' ranges, and the middle."""
-        ends = {name: _ends(control) for name, control in self.controls.items()}
+        ends = {name: _samples(control, 2) for name, control in self.controls.items()}
         for corner in itertools.product(*ends.values()):
             yield dict(zip(ends, corner, strict=True))
         yield {name: _middle(control) for name, control in self.controls.items()}
 
     def steps(self, name: str, count: int) -> list[Any]:
         """At most `count` values over the range of one control, its ends among them."""
-        control = self.controls[name]
-        if hasattr(control, "options"):
-            options = _options(control)
-            places = np.linspace(0, len(options) - 1, min(count, len(options)))
-            return [options[round(place)] for place in places]
-        if not hasattr(control, "min"):
-            return _ends(control)
-        positions = np.linspace(control.min, control.max, count)
-        if isinstance(control, widgets.FloatLogSlider):  # its ends are exponents
-            positions = control.base**positions
-        if isinstance(control.value, int):
-            return sorted({round(position) for position in positions})
-        return [float(position) for position in positions]
+        return _samples(self.controls[name], count)
 
     def measure(self) -> dict[str, Any]:
         """Draw at every point of `points`, time it, and compare with pictures drawn from nothing.
@@ -275,31 +263,28 @@ def _name(draw: Callable[..., Figure]) -> str:
     return name
 
 
-def _ends(control: Any) -> list[Any]:
-    if isinstance(control.value, tuple):
+def _samples(control: Any, count: int) -> list[Any]:
+    """At most `count` different values that the control can take, its ends among them."""
+    if isinstance(control.value, tuple):  # a range or a selection: as it stands
         return [control.value]
-    if isinstance(control, widgets.FloatLogSlider):
-        return [control.base**control.min, control.base**control.max]
     if hasattr(control, "options"):
         options = _options(control)
-        return [options[0], options[-1]] if len(options) > 1 else options
-    if hasattr(control, "min"):
-        return [control.min, control.max]
-    return [False, True] if isinstance(control.value, bool) else [control.value]
+        places = np.linspace(0, len(options) - 1, min(count, len(options)))
+        return [options[round(place)] for place in places]
+    if not hasattr(control, "min"):
+        return [False, True] if isinstance(control.value, bool) else [control.value]
+    positions = np.linspace(control.min, control.max, count)
+    if isinstance(control, widgets.FloatLogSlider):  # its ends are exponents
+        positions = control.base**positions
+    if isinstance(control.value, int):
+        return sorted({round(position) for position in positions})
+    return [float(position) for position in positions]
 
 
 def _middle(control: Any) -> Any:
-    if isinstance(control.value, tuple):
-        return control.value
-    if isinstance(control, widgets.FloatLogSlider):
-        return control.base ** ((control.min + control.max) / 2)
-    if hasattr(control, "options"):
-        options = _options(control)
-        return options[len(options) // 2]
-    if hasattr(control, "min"):
-        middle = (control.min + control.max) / 2
-        return int(middle) if isinstance(control.value, int) else middle
-    return control.value
+    values = _samples(control, 3)
+    # Of two values neither is in the middle: the one at which the control stands.
+    return control.value if len(values) == 2 else values[len(values) // 2]
 
 
 def _options(control: Any) -> list[Any]:
