@@ -163,7 +163,7 @@ _RATIOS: dict[str, tuple[Callable[[float], float], str]] = {
     ),
     "the ratio upside down": (
         lambda s: 1 / s,
-        "ratio: the arrow (ᾱ s, β̄) must stand at 45°; what is β̄/ᾱ then?",
+        "ratio: at 45° the arrow (ᾱ s, β̄) has ᾱ s = β̄; return β̄/ᾱ, not ᾱ/β̄.",
     ),
 }
 _VARIANCES: dict[str, tuple[Callable[[float, float], float], str]] = {
@@ -178,7 +178,7 @@ _VARIANCES: dict[str, tuple[Callable[[float, float], float], str]] = {
     ),
     "the best variance": (
         lambda ratio, s: s**2 / 4,
-        "variance: right, for another ratio.",
+        "variance: this one arrives with the best ratio; with yours it is less.",
     ),
     "the best share": (
         lambda ratio, s: 0.25,
@@ -283,6 +283,18 @@ def _guess_in_the_clock(
     return x
 
 
+def _onto_the_trial(
+    x: Tensor, noise: Callable[[Tensor, float], Tensor], times: list[float]
+) -> Tensor:
+    for t, u in pairwise(times):
+        ab_t, ab_u = _COSINE.alpha_bar(t), _COSINE.alpha_bar(u)
+        width = _COSINE.beta_bar(u) / ab_u - _COSINE.beta_bar(t) / ab_t
+        first = noise(x, t)
+        trial = ab_u * (x / ab_t + width * first)
+        x = trial + ab_u * width * (first + noise(trial, u)) / 2
+    return x
+
+
 def _euler(x: Tensor, noise: Callable[[Tensor, float], Tensor], times: list[float]) -> Tensor:
     return _heun(x, noise, times, weight=0.0)
 
@@ -363,6 +375,17 @@ EXERCISES = (
                 "this is where one single step lands; with many steps order is kept instead.",
             ),
             Mistake(
+                "Bayes' border",
+                lambda p: math.log((1 - p) / p) / 2,
+                "there Bayes' rule, for x_0 + noise of size 1, finds +1 and −1 equally likely; a "
+                "noise says nothing about the datum: ask what share of all noises must end at +1.",
+            ),
+            Mistake(
+                "noises spread evenly",
+                lambda p: 1 - 2 * p,
+                "right if the noises were spread evenly over [−1, 1]; they are normal.",
+            ),
+            Mistake(
                 "a probability",
                 lambda p: 1 - p,
                 "this is the share of noises below the border; which number has that share of a "
@@ -402,6 +425,11 @@ EXERCISES = (
                 "the old time",
                 _old_time,
                 "the second noise belongs to the new point and the new time u.",
+            ),
+            Mistake(
+                "added to the trial point",
+                _onto_the_trial,
+                "the mean of the slopes goes from the old point; the trial point was only a trial.",
             ),
             Mistake(
                 "the guess not shrunk",
