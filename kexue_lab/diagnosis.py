@@ -310,7 +310,8 @@ _CHANGES_OF_A_COUNT: tuple[tuple[str, Callable[[Any], Any]], ...] = (
 
 def other_arguments(check: Check) -> str | None:
     """Right for other arguments: two exchanged, one squared, one left out."""
-    if numbers(check.cases[check.wrong].got) is None:
+    case = check.cases[check.wrong]
+    if numbers(case.got) is None or check.right(case):  # right in value: something else is amiss
         return None
     for text, change in _changes(check):
         with contextlib.suppress(Exception), warnings.catch_warnings(), np.errstate(all="ignore"):

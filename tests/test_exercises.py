@@ -588,3 +588,17 @@ def test_symbols_as_inputs_are_not_shown():
     task = Exercise(title="a square", solution=lambda x: x**2, inputs=lambda _: [(x,)])
     lines = task.check(lambda x: 2 * x).lines
     assert lines[0].startswith("got")
+
+
+def test_a_right_value_of_the_wrong_kind_gets_no_hint_at_another_value():
+    """The answer is the same with 1 - p for p: that is no hint."""
+    task = Exercise(
+        title="a variance",
+        solution=lambda p: p * (1 - p),
+        inputs=lambda _: [(Fraction(1, 3),), (Fraction(2, 7),)],
+        exact=True,
+    )
+    feedback = task.check(lambda p: float(p * (1 - p)))
+    assert feedback.passed is False
+    assert "no exact number" in str(feedback)
+    assert "hint" not in str(feedback)

@@ -61,6 +61,7 @@ def course(tmp_path_factory):
     """A copy of the notebooks, so that running and saving them leaves the course alone."""
     folder = tmp_path_factory.mktemp("course")
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    shutil.copy(ROOT / "pyproject.toml", folder)
     return folder
 
 
