@@ -130,9 +130,10 @@ def test_the_course_is_here_or_above_or_where_the_package_lies(tmp_path, monkeyp
     (tmp_path / "deep/er").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "deep/er")
     monkeypatch.setattr(places, "PACKAGE", tmp_path / "site-packages/kexue_lab")
-    with pytest.raises(FileNotFoundError, match=r"no notebooks/index.ipynb"):
-        places.course_root()
     (tmp_path / "notebooks/index.ipynb").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="run this inside a clone of the course"):
+        places.course_root()
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "kexue-lab"')
     assert places.course_root() == tmp_path
     assert places.notebook_path("a/b") == tmp_path / "notebooks/a/b.ipynb"
     assert places.solutions_path("a/b") == tmp_path / "notebooks/solutions/a/b.ipynb"
@@ -142,6 +143,7 @@ def test_the_package_leads_back_to_its_checkout(tmp_path, monkeypatch):
     checkout = tmp_path / "checkout"
     (checkout / "notebooks").mkdir(parents=True)
     (checkout / "notebooks/index.ipynb").write_text("{}")
+    (checkout / "pyproject.toml").write_text('[project]\nname = "kexue-lab"')
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setattr(places, "PACKAGE", checkout / "kexue_lab")

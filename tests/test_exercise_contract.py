@@ -106,7 +106,9 @@ def altered(value, change):
 
 def noisy(size):
     def change(value):
-        noise = 1 + size * np.random.default_rng().standard_normal(np.shape(value))
+        rng = np.random.default_rng()
+        # Up or down, but never by so little that it is within the tolerance.
+        noise = 1 + size * rng.choice((-1, 1), np.shape(value)) * rng.uniform(1, 3, np.shape(value))
         if isinstance(value, torch.Tensor):
             return value * torch.from_numpy(np.asarray(noise)).to(value.dtype)
         return value * (noise if np.ndim(value) else float(noise))
