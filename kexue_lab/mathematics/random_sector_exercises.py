@@ -105,6 +105,11 @@ def _turns_too_late(angles: list[float]) -> float:
     return max(b - a for a, b in zip(order, [*order[1:], order[0] + 2 * math.pi], strict=True))
 
 
+def _closed_at_a_full_turn(angles: list[float]) -> float:
+    order = sorted(angle % (2 * math.pi) for angle in angles)
+    return max(b - a for a, b in itertools.pairwise([*order, 2 * math.pi]))
+
+
 def _unsorted(angles: list[float]) -> float:
     order = [angle % (2 * math.pi) for angle in angles]
     return max(b - a for a, b in zip(order, [*order[1:], order[0] + 2 * math.pi], strict=True))
@@ -184,6 +189,18 @@ EXERCISES = (
                 "the calm pond",
                 lambda n, p: n * Fraction(1, 2) ** (n - 1),
                 "this is without wind; G is no longer ½: it is linear in φ from p down to 1 - p.",
+            ),
+            Mistake(
+                "G constant in each half",
+                lambda n, p: n * (p**n + (1 - p) ** n),
+                "G changes with φ: a half pond that begins inside the north reaches into the "
+                "south, too.",
+            ),
+            Mistake(
+                "one G for the north",
+                lambda n, p: n * p * (1 - p) ** (n - 1),
+                "G changes with φ: from a duck in the north the half pond ahead holds some of the "
+                "north and some of the south.",
             ),
             Mistake(
                 "a leader in the north only",
@@ -297,6 +314,12 @@ EXERCISES = (
                 "without the last gap",
                 _without_wrapping,
                 "on a circle there is one more gap, from the last direction on to the first.",
+            ),
+            Mistake(
+                "closed at a full turn",
+                _closed_at_a_full_turn,
+                "the last gap does not end at 2π: it goes on to the first direction, which is met "
+                "again a full turn after it was passed.",
             ),
             Mistake(
                 "without full turns",

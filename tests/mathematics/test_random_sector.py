@@ -12,6 +12,7 @@ from scipy import integrate, interpolate, optimize, special, stats
 
 from kexue_lab.mathematics import random_sector
 from kexue_lab.mathematics.random_sector import (
+    largest_margin,
     max_circular_gap,
     max_gap_cdf,
     max_gap_tail,
@@ -535,6 +536,54 @@ def test_separability_of_degenerate_points():
     assert not separable_through_origin(twice, torch.tensor([1, -1])), "one point, both labels"
 
 
+@pytest.mark.parametrize(("n", "d"), [(5, 3), (12, 6), (30, 20)])
+def test_largest_margin_against_quadratic_programming(n, d):
+    # The shortest w with every y_i <w, x_i> at least 1 has the length 1/γ.
+    points, labels = classification_problems(12, n, d, seed=n)
+    margins = []
+    for x, y in zip(points, labels, strict=True):
+        margins.append(largest_margin(x, y))
+        assert (margins[-1] > 0) == separable_through_origin(x, y)
+        if margins[-1]:
+            signed = (x * y[:, None]).numpy()
+            start = optimize.linprog(
+                np.zeros(d), A_ub=-signed, b_ub=-np.ones(n), bounds=(None, None)
+            ).x
+            shortest = optimize.minimize(
+                lambda w: w @ w / 2,
+                start,
+                jac=lambda w: w,
+                constraints={"type": "ineq", "fun": lambda w, s=signed: s @ w - 1},
+                method="SLSQP",
+                options={"maxiter": 1000, "ftol": 1e-14},
+            )
+            assert margins[-1] == pytest.approx(1 / np.linalg.norm(shortest.x), rel=1e-5)
+    assert any(margins)
+
+
+def test_largest_margin_by_hand():
+    corner = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
+    ones = torch.ones(2)
+    assert largest_margin(corner, ones) == pytest.approx(12 / 5), "the height of the triangle"
+    assert largest_margin(-corner, -ones) == pytest.approx(12 / 5)
+    assert largest_margin(1e6 * corner, ones) == pytest.approx(2.4e6)
+    assert largest_margin(torch.tensor([[5.0, 0.0], [1.0, 0.0]]), ones) == pytest.approx(1)
+    assert largest_margin(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), ones) == 0, "an antipodal pair"
+    assert largest_margin(torch.zeros(2, 2), ones) == 0, "the origin itself"
+
+
+@pytest.mark.parametrize(("n", "d"), [(10, 5), (15, 10)])
+def test_perceptron_needs_no_more_updates_than_the_largest_margin_allows(n, d):
+    points, labels = classification_problems(40, n, d, seed=9)
+    tried = 0
+    for x, y in zip(points, labels, strict=True):
+        margin = largest_margin(x, y)
+        if margin and (limit := math.floor(float(x.norm(dim=1).max() / margin) ** 2)) < 3000:
+            assert perceptron_separates(x[None], y[None], limit).all()
+            tried += 1
+    assert tried > 10
+
+
 def test_perceptron_never_claims_a_non_separable_set_and_learns_with_time():
     points, labels = classification_problems(200, 20, 10, seed=6)
     pairs = zip(points, labels, strict=True)
@@ -683,6 +732,9 @@ POINTS, LABELS = torch.ones(3, 2), torch.ones(3)
         (lambda: separable_through_origin(POINTS, LABELS[:2]), ValueError, r"labels .* got \(2,\)"),
         (lambda: separable_through_origin(POINTS, LABELS * 0), ValueError, "labels must be -1 or"),
         (lambda: separable_through_origin(POINTS / 0, LABELS), ValueError, "points must be finite"),
+        (lambda: largest_margin([[1.0]], LABELS), TypeError, "points must be"),
+        (lambda: largest_margin(POINTS, LABELS[:2]), ValueError, r"labels .* got \(2,\)"),
+        (lambda: largest_margin(POINTS, LABELS * 0), ValueError, "labels must be -1 or"),
         (lambda: perceptron_separates(POINTS, LABELS, 5), ValueError, r"points .*\(problems, n, d"),
         (
             lambda: perceptron_separates(POINTS[None], LABELS, 5),
