@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from kexue_lab.course.catalog import SERIES, Article, UnknownArticle, catalog, find
 from kexue_lab.course.places import course_root, notebook_path, own_root, solutions_path
@@ -37,6 +37,28 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="the articles: finished and planned")
     listing.set_defaults(command=_list)
 
+    _add_open(commands)
+    _add_run(commands)
+    _add_record(commands)
+
+    serving = commands.add_parser("app", help="serve an article's explorers as a page (Voilà)")
+    serving.add_argument("article", metavar="ARTICLE")
+    serving.add_argument("--port", type=_port, default=8866, help="default: %(default)s")
+    serving.set_defaults(command=_app)
+
+    making = commands.add_parser("new", help="lay down the skeleton of a planned article")
+    making.add_argument("article", metavar="ARTICLE")
+    making.set_defaults(command=_new)
+
+    refreshing = commands.add_parser(
+        "refresh", help="execute notebooks in place, in normal form; update index and README"
+    )
+    refreshing.add_argument("articles", nargs="*", metavar="ARTICLE")
+    refreshing.set_defaults(command=_refresh)
+    return parser
+
+
+def _add_open(commands: Any) -> None:
     opening = commands.add_parser(
         "open", help="open an article (or the map) in JupyterLab, as a copy of your own in `my`"
     )
@@ -52,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     opening.set_defaults(command=_open)
 
+
+def _add_run(commands: Any) -> None:
     running = commands.add_parser("run", help="execute articles; keep executed copies and HTML")
     running.add_argument("articles", nargs="+", metavar="ARTICLE")
     running.add_argument(
@@ -72,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     running.set_defaults(command=_run)
 
+
+def _add_record(commands: Any) -> None:
     recording = commands.add_parser(
         "record", help="run articles over many seeds and store what their experiments gave"
     )
@@ -84,22 +110,6 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=_count, default=2, help="notebooks at once (default: %(default)s)"
     )
     recording.set_defaults(command=_record)
-
-    serving = commands.add_parser("app", help="serve an article's explorers as a page (Voilà)")
-    serving.add_argument("article", metavar="ARTICLE")
-    serving.add_argument("--port", type=_port, default=8866, help="default: %(default)s")
-    serving.set_defaults(command=_app)
-
-    making = commands.add_parser("new", help="lay down the skeleton of a planned article")
-    making.add_argument("article", metavar="ARTICLE")
-    making.set_defaults(command=_new)
-
-    refreshing = commands.add_parser(
-        "refresh", help="execute notebooks in place, in normal form; update index and README"
-    )
-    refreshing.add_argument("articles", nargs="*", metavar="ARTICLE")
-    refreshing.set_defaults(command=_refresh)
-    return parser
 
 
 def _count(text: str) -> int:
