@@ -99,6 +99,19 @@ def test_a_change_of_text_or_outputs_makes_nothing_stale(course):
     assert fingerprint(ARTICLE) != before
 
 
+def test_a_comment_or_docstring_makes_nothing_stale_but_code_does(course):
+    module = course / "mathematics/em.py"
+
+    def mark(source):
+        module.write_text(source)
+        return fingerprint(ARTICLE)
+
+    plain = mark('def f(x):\n    """Twice."""\n    return 2 * x\n')
+    longer = '"""Anew."""\n\n\ndef f(x):\n    """Twice.\n\n    >>> f(1)\n    2\n    """\n'
+    assert mark(f"{longer}    # Why not.\n    return 2 * x\n") == plain
+    assert mark(f"{longer}    return 3 * x\n") != plain
+
+
 def test_claims_that_hold_too_rarely_are_named():
     seeds = {seed: Row(held={"N1": True, "N2": seed < 18, "E1": seed < 17}) for seed in range(20)}
     assert rarely_held(seeds | {20: Row(failed="no")}) == {"E1": 17}

@@ -1,5 +1,6 @@
 """Run an article's notebook over many seeds and store the figures that it hands over."""
 
+import ast
 import hashlib
 import json
 import platform
@@ -74,11 +75,28 @@ def rarely_held(rows: Mapping[int, Row]) -> dict[str, int]:
 
 
 def fingerprint(article: str) -> str:
-    """A mark of the notebook's code and the article's module: a change of either changes it."""
+    """A mark of the notebook's code and the article's module: a change of either changes it.
+
+    Comments and docstrings do not count: they change no figure.
+    """
     notebook = nbformat.read(notebook_path(article), as_version=4)
-    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     module = (PACKAGE / f"{article}.py").read_text("utf8")
-    return hashlib.sha256("\0".join([module, *code]).encode()).hexdigest()[:12]
+    code = "\0".join(map(_without_comments, [module, *cells]))
+    return hashlib.sha256(code.encode()).hexdigest()[:12]
+
+
+def _without_comments(source: str) -> str:
+    """The lines of code alone; as text, since a syntax tree's form depends on Python's version."""
+    lines = source.splitlines()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                end = first.end_lineno or first.lineno
+                lines[first.lineno - 1 : end] = [""] * (end - first.lineno + 1)
+    kept = (line.rstrip() for line in lines)
+    return "\n".join(line for line in kept if line and not line.lstrip().startswith("#"))
 
 
 def is_stale(article: str) -> bool:
