@@ -89,6 +89,21 @@ def _no_root(log_p: Floats, valid: Bools) -> tuple[float, float]:
     return float(weights.mean()), float(weights.std(ddof=1))
 
 
+def _no_root_population(log_p: Floats, valid: Bools) -> tuple[float, float]:
+    weights = np.where(valid, np.exp(-log_p), 0.0)
+    return float(weights.mean()), float(weights.std())
+
+
+def _root_of_valid(log_p: Floats, valid: Bools) -> tuple[float, float]:
+    weights = np.where(valid, np.exp(-log_p), 0.0)
+    return float(weights.mean()), float(weights.std(ddof=1) / valid.sum() ** 0.5)
+
+
+def _root_of_valid_population(log_p: Floats, valid: Bools) -> tuple[float, float]:
+    weights = np.where(valid, np.exp(-log_p), 0.0)
+    return float(weights.mean()), float(weights.std() / valid.sum() ** 0.5)
+
+
 def _divided_by_n(log_p: Floats, valid: Bools) -> tuple[float, float]:
     weights = np.where(valid, np.exp(-log_p), 0.0)
     return float(weights.mean()), float(weights.std(ddof=1) / len(weights))
@@ -163,6 +178,23 @@ EXERCISES = (
                 "the centre's two equal edges may also be the two shared ones.",
             ),
             Mistake(
+                "none forgotten",
+                lambda q: 9 * q * (q - 1) * (q - 2) ** 4 * (10 * q - 14),
+                "this takes every opposite centre for one with both m shared; in half of them "
+                "neither is.",
+            ),
+            Mistake(
+                "equal arms allowed",
+                lambda q: (
+                    9
+                    * q
+                    * (q - 1)
+                    * (q - 2) ** 3
+                    * (4 * (q - 1) * (2 * q - 3) + (q - 1) ** 2 + (2 * q - 3) ** 2)
+                ),
+                "the two arms do not choose independently: their dominants differ, too.",
+            ),
+            Mistake(
                 "the cross over the centres",
                 lambda q: Fraction(count_crosses(q), 6 * q * (q - 1) * (q - 2)),
                 "dividing the cross by its centres gives the mean product of two bars, not a bar.",
@@ -219,6 +251,21 @@ EXERCISES = (
                 "the deviation of one sample",
                 _no_root,
                 "this is the spread of a single weight; the mean of n has a smaller error.",
+            ),
+            Mistake(
+                "the deviation of one sample, with the other divisor",
+                _no_root_population,
+                "this is the spread of a single weight; divide it by the root of n.",
+            ),
+            Mistake(
+                "the root of the number of valid ones",
+                _root_of_valid,
+                "the invalid samples are part of the mean: divide by the root of all n.",
+            ),
+            Mistake(
+                "the root of the number of valid ones, with the other divisor",
+                _root_of_valid_population,
+                "the invalid samples are samples, too: divide by the root of all n.",
             ),
             Mistake(
                 "divided by n",
