@@ -47,6 +47,10 @@ def elu_feature_map(x: Tensor) -> Tensor:
 
     Source: Katharopoulos et al., "Transformers are RNNs", arXiv:2006.16236, section
     3.2.1.
+
+    Example:
+        >>> elu_feature_map(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([0.3679, 1.0000, 3.0000])
     """
     _check_tensors(x=x)
     # At x = 0 clamp passes the gradient and relu does not: it is 1 there, as it should be.
@@ -71,6 +75,10 @@ def normalized_taylor_feature_map(x: Tensor, eps: float = 0.0) -> Tensor:
         ValueError: if `x` has no dimension, or `eps` is negative or not finite.
 
     Source: Su Jianlin, "Exploring linear attention: must attention have a softmax?", 2020.
+
+    Example:
+        >>> normalized_taylor_feature_map(torch.tensor([3.0, 4.0]))
+        tensor([1.0000, 0.6000, 0.8000])
     """
     _check_tensors(1, x=x)
     _check_eps(eps)
@@ -124,6 +132,12 @@ def linear_attention(
 
     Source: Katharopoulos et al., arXiv:2006.16236, sections 3.2 and 3.3; the chunked form is that
     of Sun et al., "Retentive Network", arXiv:2307.08621, without decay.
+
+    Example:
+        >>> q = k = torch.eye(3)
+        >>> v = torch.tensor([[1.0], [2.0], [4.0]])
+        >>> linear_attention(q, k, v, is_causal=True).squeeze(-1)
+        tensor([1.0000, 1.5455, 2.4375])
     """
     _check_attention(is_causal, q, k, v)
     if not isinstance(chunk_size, int):
@@ -207,6 +221,12 @@ def efficient_attention(q: Tensor, k: Tensor, v: Tensor, *, is_causal: bool = Fa
         ValueError: if shapes disagree or n, d or d_v is 0, or `is_causal` is set.
 
     Source: Shen et al., "Efficient Attention", arXiv:1812.01243, section 3.
+
+    Example:
+        >>> x = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+        >>> efficient_attention(x, x, x)
+        tensor([[0.3932, 0.6068],
+                [0.6068, 0.3932]])
     """
     _check_attention(is_causal, q, k, v)
     _check_not_causal(is_causal)
@@ -238,6 +258,12 @@ def attention_matrix(
             `is_causal` is set, or `scale` is not finite.
 
     Source: Tsai et al., "Transformer Dissection", arXiv:1908.11775, for the general similarity.
+
+    Example:
+        >>> q = torch.tensor([[0.0], [1.0]])
+        >>> attention_matrix(q, q, kind="softmax", is_causal=True)
+        tensor([[1.0000, 0.0000],
+                [0.2689, 0.7311]])
     """
     _check_attention(is_causal, q, k)
     if kind not in get_args(Kind):

@@ -42,6 +42,11 @@ def posterior_coefficients(
         ValueError: if an argument is out of range.
 
     Source: arXiv:2010.02502, equation 7.
+
+    Example:
+        >>> kappa, lam = posterior_coefficients(0.6, 0.8, 0.8, 0.6, sigma=0.36)
+        >>> round(kappa, 3), round(lam, 3)
+        (0.6, 0.44)
     """
     _check_pair(ab_t, bb_t, ab_u, bb_u)
     if not 0 <= sigma <= bb_u:
@@ -67,6 +72,10 @@ def ddpm_sigma(ab_t: float, bb_t: float, ab_u: float, bb_u: float, eta: float = 
         ValueError: if an argument is out of range, or α β̄_u > β̄_t: no chain leads from u to t.
 
     Source: arXiv:2010.02502, equation 16.
+
+    Example:
+        >>> round(ddpm_sigma(0.6, 0.8, 0.8, 0.6), 3)
+        0.496
     """
     _check_pair(ab_t, bb_t, ab_u, bb_u)
     _check_eta(eta)
@@ -191,6 +200,11 @@ def gaussian_sample_variance(
 
     Raises:
         ValueError: if an argument is out of range.
+
+    Example:
+        >>> times = NoiseSchedule.cosine(offset=0.0).times(5)
+        >>> round(gaussian_sample_variance(1.0, NoiseSchedule.cosine(offset=0.0), times), 3)
+        0.605
     """
     check_positive(s=s)
     check_non_negative(v_start=v_start)
@@ -221,6 +235,10 @@ def noise_interpolation(z1: Tensor, z2: Tensor, lam: float | Tensor) -> Tensor:
         ValueError: if the shapes disagree.
 
     Source: arXiv:2010.02502, section 5.3, with an angle of 90°.
+
+    Example:
+        >>> noise_interpolation(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), 0.5)
+        tensor([0.7071, 0.7071])
     """
     check_floating(z1=z1, z2=z2)
     if z1.shape != z2.shape:

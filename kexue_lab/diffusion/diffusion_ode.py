@@ -101,6 +101,10 @@ def sigma_grid(
             or kind is unknown.
 
     Source: Karras et al., arXiv:2206.00364, equation 5.
+
+    Example:
+        >>> sigma_grid(4, 0.1, 10.0)
+        tensor([10.0000,  4.0701,  1.4507,  0.4325,  0.1000], dtype=torch.float64)
     """
     check_count(n=n)
     check_non_negative(sigma_min=sigma_min)

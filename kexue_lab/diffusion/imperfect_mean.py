@@ -36,6 +36,10 @@ def residual_variance(noise: Tensor, eps_pred: Tensor, *, per_dim: bool = False)
         ValueError: if the shapes disagree or are empty.
 
     Source: arXiv:2206.07309, theorem 3.2, averaged over x_t.
+
+    Example:
+        >>> residual_variance(torch.tensor([[1.0, 3.0]]), torch.tensor([[0.0, 1.0]]))
+        tensor(2.5000)
     """
     _check_same(noise=noise, eps_pred=eps_pred)
     squares = (noise - eps_pred).square().mean(0)
@@ -112,6 +116,10 @@ def sn_variance(h: Tensor, eps_pred: Tensor, *, floor: float = 0.0) -> Tensor:
         ValueError: if the shapes disagree or floor is not a number.
 
     Source: arXiv:2206.07309, section 3.1.
+
+    Example:
+        >>> sn_variance(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, 1.0]]))
+        tensor([[0.7500, 1.0000]])
     """
     _check_same(h=h, eps_pred=eps_pred)
     if math.isnan(floor):
@@ -179,6 +187,10 @@ def to_x0_variance(
     Raises:
         TypeError: if g is not a floating-point tensor.
         ValueError: if alpha_bar is not positive, beta_bar negative, or clip not increasing.
+
+    Example:
+        >>> to_x0_variance(torch.tensor([1.0]), alpha_bar=0.8, beta_bar=0.6)
+        tensor([0.5625])
     """
     check_floating(g=g)
     check_positive(alpha_bar=alpha_bar)

@@ -118,6 +118,10 @@ def optimal_reverse_variance(
         ValueError: if sigma_bar2 is negative, or as `posterior_coefficients` of DDIM.
 
     Source: arXiv:2201.06503, equation 6.
+
+    Example:
+        >>> round(optimal_reverse_variance(0.6, 0.8, 0.8, 0.6, sigma=0.36, sigma_bar2=0.5), 4)
+        0.2264
     """
     check_non_negative(sigma_bar2=sigma_bar2)
     _, lam = posterior_coefficients(ab_t, bb_t, ab_u, bb_u, sigma)
@@ -138,6 +142,10 @@ def linear_mmse(eigenvalues: Tensor, alpha_bar: float, beta_bar: float) -> Tenso
     Raises:
         TypeError: if eigenvalues is not a floating-point tensor.
         ValueError: if eigenvalues is not (d,) or negative, or alpha_bar or beta_bar out of range.
+
+    Example:
+        >>> linear_mmse(torch.tensor([1.0, 4.0]), alpha_bar=0.6, beta_bar=0.8)
+        tensor(0.9354)
     """
     check_floating(eigenvalues=eigenvalues)
     if eigenvalues.ndim != 1 or not len(eigenvalues):
@@ -174,6 +182,11 @@ def variance_bounds(
         TypeError: as `linear_mmse`.
 
     Source: arXiv:2201.06503, theorem 2, and the linear estimator.
+
+    Example:
+        >>> low, high = variance_bounds(0.6, 0.8, data_variance=1.0)
+        >>> low, round(high, 4)
+        (0.0, 0.64)
     """
     check_non_negative(alpha_bar=alpha_bar)
     check_positive(beta_bar=beta_bar)
@@ -202,6 +215,10 @@ def kl_excess(v: float, v_star: float, d: int) -> float:
 
     Raises:
         ValueError: if an argument is not positive.
+
+    Example:
+        >>> round(kl_excess(2.0, 1.0, d=10), 4)
+        0.9657
     """
     check_positive(v=v, v_star=v_star, d=d)
     return 0.5 * d * (v_star / v - 1 - math.log(v_star / v))

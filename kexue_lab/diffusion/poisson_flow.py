@@ -70,6 +70,11 @@ def poisson_denoiser(
         TypeError, ValueError: as `poisson_field`; ValueError also if aug_dim < 1.
 
     Source: arXiv:2302.04265, equation 5.
+
+    Example:
+        >>> data = torch.tensor([[-1.0], [1.0]])
+        >>> poisson_denoiser(torch.tensor([[0.5]]), 1.0, data)
+        tensor([[0.4444]])
     """
     denoised: Tensor = _log_kernel(x, r, data, weights, aug_dim).softmax(-1) @ data
     return denoised
@@ -188,6 +193,10 @@ def prior_tv_constant(d: int) -> float:
     Raises:
         TypeError: if d is not an integer.
         ValueError: if d < 1.
+
+    Example:
+        >>> round(prior_tv_constant(2), 4)
+        0.2789
     """
     check_count(d=d)
     # From ½∫|ΔP_T| s²/2, whose integrand changes its sign at the radius T √(d/3).

@@ -149,6 +149,10 @@ def cell_averages(density: Callable[[Array], Array], edges: ArrayLike) -> Array:
     Raises:
         ValueError: if edges are not equally spaced and increasing, or density returns another
             shape.
+
+    Example:
+        >>> cell_averages(lambda x: x**2, [0.0, 1.0, 2.0])
+        array([0.33333333, 2.33333333])
     """
     points, weights = _gauss_points(edges)
     values = _evaluate_density(density, points)
@@ -354,6 +358,12 @@ def quantile_map(
         ValueError: if the mixture is not one-dimensional, x0 is not (B, 1) or lies so far out that
             the tail probability underflows, or t0 or t1 is outside [0, 1].
         TypeError: if x0 is not a floating-point tensor.
+
+    Example:
+        >>> weights, means = torch.tensor([0.5, 0.5]), torch.tensor([[-1.0], [1.0]])
+        >>> data = GaussianMixture(weights, means, torch.tensor([0.04, 0.04]))
+        >>> quantile_map(torch.tensor([[0.9]]), data, NoiseSchedule.cosine(), 0.0, 0.5)
+        tensor([[0.4512]])
     """
     check_points(x0=x0)
     start = schedule.alpha_bar(t0), schedule.beta_bar(t0)

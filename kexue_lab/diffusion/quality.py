@@ -23,6 +23,11 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
         ValueError: if the shapes disagree or a sample has fewer than two rows.
 
     Source: Dowson and Landau 1982; Heusel et al., arXiv:1706.08500.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [2.0]])
+        >>> frechet_distance(x, x + 3)
+        9.0
     """
     _check_samples(2, x=x, y=y)
     x, y = x.double(), y.double()
@@ -46,6 +51,10 @@ def nearest_distance(x: Tensor, reference: Tensor) -> Tensor:
     Raises:
         TypeError: if an argument is not a floating-point tensor, or the dtypes disagree.
         ValueError: if the shapes disagree or a sample is empty.
+
+    Example:
+        >>> nearest_distance(torch.tensor([[0.0, 3.0]]), torch.tensor([[4.0, 0.0], [0.0, 1.0]]))
+        tensor([2.])
     """
     _check_samples(1, x=x, reference=reference)
     nearest: Tensor = torch.cdist(x, reference).amin(-1)

@@ -382,6 +382,12 @@ def marginal_score(mixture: GaussianMixture, schedule: NoiseSchedule) -> Score:
     """Return the exact score (x: (B, d), t) ↦ ∇ log p_t(x), (B, d), of a diffused mixture.
 
     Source: p_t is again a Gaussian mixture, of means ᾱ_t μ_k and variances ᾱ_t² v_k + β̄_t².
+
+    Example:
+        >>> weights, means = torch.tensor([0.5, 0.5]), torch.tensor([[-1.0], [1.0]])
+        >>> data = GaussianMixture(weights, means, torch.tensor([0.04, 0.04]))
+        >>> marginal_score(data, NoiseSchedule.cosine())(torch.tensor([[0.5]]), 0.0)
+        tensor([[12.5000]])
     """
 
     def score(x: Tensor, t: float) -> Tensor:

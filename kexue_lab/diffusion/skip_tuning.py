@@ -38,6 +38,10 @@ def skip_weights(n_skips: int, rho_bottom: float, rho_top: float = 1.0) -> tuple
         ValueError: if n_skips < 1 or a weight is not finite.
 
     Source: arXiv:2402.15170, equation 3.
+
+    Example:
+        >>> skip_weights(3, 0.7)
+        (1.0, 0.85, 0.7)
     """
     check_count(n_skips=n_skips)
     for name, value in (("rho_bottom", rho_bottom), ("rho_top", rho_top)):
@@ -323,6 +327,10 @@ def karras_sigmas(
         TypeError, ValueError: as `sigma_grid`.
 
     Source: Karras et al., arXiv:2206.00364, equation 5.
+
+    Example:
+        >>> karras_sigmas(3)
+        tensor([20.0000,  1.4354,  0.0200,  0.0000], dtype=torch.float64)
     """
     check_count(n=n)
     grid = sigma_grid(max(n - 1, 1), sigma_min, sigma_max, rho=rho)[:n]
@@ -396,6 +404,10 @@ def gaussian_gain(variance: float, sigma: float, sigma_next: float) -> float:
 
     Raises:
         ValueError: if an argument is out of range.
+
+    Example:
+        >>> round(gaussian_gain(1.0, 2.0, 1.0), 4)
+        0.9189
     """
     check_positive(variance=variance, sigma=sigma)
     check_non_negative(sigma_next=sigma_next)

@@ -129,6 +129,11 @@ def gaussian_mode_variance(
 
     Raises:
         ValueError: if an argument is out of range or the sampler unknown.
+
+    Example:
+        >>> lambdas = [0.0, 0.5, 1.0]
+        >>> round(gaussian_mode_variance(1.0, lambdas, 1.0, "naive"), 4)
+        0.16
     """
     check_positive(c=c)
     check_non_negative(sigma=sigma)
@@ -212,6 +217,12 @@ def mask_sampler_distribution(
         ValueError: if p is no distribution with equal axes, has over 4096 states, or k < 1.
 
     Source: kexue.fm/archives/9271, section on masking; order-agnostic autoregression.
+
+    Example:
+        >>> p = np.array([[0.5, 0.0], [0.0, 0.5]])
+        >>> mask_sampler_distribution(p, k=2)
+        array([[0.25, 0.25],
+               [0.25, 0.25]])
     """
     law = _check_law(p)
     check_count(k=k)

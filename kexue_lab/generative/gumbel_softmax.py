@@ -86,6 +86,10 @@ def gumbel_max(
         ValueError: if logits is empty, has nan or +inf, or n_samples < 1.
 
     Source: Yellott, "The relationship between Luce's choice axiom …", 1977.
+
+    Example:
+        >>> gumbel_max(torch.tensor([0.0, 100.0]))
+        tensor(1)
     """
     _check_logits(logits)
     if n_samples is not None:
@@ -118,6 +122,10 @@ def gumbel_softmax(
     Raises:
         TypeError: if logits or gumbels is not a floating-point tensor, or their dtypes disagree.
         ValueError: if tau ≤ 0, logits has nan or +inf, or gumbels has another shape.
+
+    Example:
+        >>> gumbel_softmax(torch.tensor([1.0, 0.0]), 0.5, gumbels=torch.zeros(2))
+        tensor([0.8808, 0.1192])
     """
     _check_logits(logits)
     check_positive(tau=tau)
@@ -188,6 +196,10 @@ def exact_gradient(logits: Tensor, values: Tensor) -> Tensor:
     Raises:
         TypeError: if an argument is not a floating-point tensor, or the dtypes disagree.
         ValueError: if the shapes disagree, logits has nan or +inf, or values is not finite.
+
+    Example:
+        >>> exact_gradient(torch.zeros(2), torch.tensor([1.0, 3.0]))
+        tensor([-0.5000,  0.5000])
     """
     p = _distribution(logits, values)
     return p * (values - p @ values)
@@ -203,6 +215,10 @@ def score_function_variance(logits: Tensor, values: Tensor, baseline: float = 0.
 
     Raises:
         TypeError, ValueError: as `exact_gradient`; ValueError also if baseline is not finite.
+
+    Example:
+        >>> score_function_variance(torch.zeros(2), torch.tensor([1.0, 3.0]))
+        tensor(2.)
     """
     p = _distribution(logits, values)
     if not math.isfinite(baseline):
@@ -218,6 +234,10 @@ def optimal_baseline(logits: Tensor, values: Tensor) -> Tensor:
 
     Raises:
         TypeError, ValueError: as `exact_gradient`; ValueError also if p has one class only.
+
+    Example:
+        >>> optimal_baseline(torch.zeros(3), torch.tensor([1.0, 2.0, 6.0]))
+        tensor(3.)
     """
     p = _distribution(logits, values)
     weights = p * _scores(p).square().sum(-1)
@@ -285,6 +305,11 @@ def binary_relaxation_moments(l: float, tau: float) -> RelaxationMoments:  # noq
 
     Raises:
         ValueError: if tau ≤ 0 or l is not finite.
+
+    Example:
+        >>> m = binary_relaxation_moments(0.0, 1.0)
+        >>> round(m.mean, 4), round(m.slope, 4)
+        (0.5, 0.1667)
     """
     if not math.isfinite(l):
         raise ValueError(f"l must be finite, got {l}")

@@ -47,6 +47,10 @@ def accuracy(logits: Tensor, target: Tensor) -> Tensor:
     Raises:
         TypeError: If `logits` is not a floating-point or `target` not an integer tensor.
         ValueError: For wrong shapes, B = 0, C < 2, or a label outside the range.
+
+    Example:
+        >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
+        tensor(0.5000)
     """
     _check_batch(logits, target)
     own, others = _split(logits, target)
@@ -91,6 +95,10 @@ def expected_accuracy(
     References:
         Karpukhin, Dereka, Kolesnikov, arXiv:2205.09615, section 3 (there by Genz's sampling of the
         orthant probability; the one-dimensional integral is exact for independent noise).
+
+    Example:
+        >>> expected_accuracy(torch.zeros(1, 4), torch.tensor([2]))
+        tensor([0.2500])
     """
     _check_batch(logits, target)
     check_positive(sigma=sigma)
@@ -136,6 +144,10 @@ def exact_loss(
 
     References:
         Karpukhin, Dereka, Kolesnikov, arXiv:2205.09615.
+
+    Example:
+        >>> exact_loss(torch.zeros(1, 4), torch.tensor([2]))
+        tensor(0.7500)
     """
     _check_reduction(reduction)
     return _reduced(1 - expected_accuracy(logits, target, sigma, n_nodes=n_nodes), reduction)
@@ -165,6 +177,10 @@ def soft_accuracy_loss(
 
     References:
         Z. Zhang, M. Sabuncu, "Generalized Cross Entropy Loss", 2018, arXiv:1805.07836.
+
+    Example:
+        >>> soft_accuracy_loss(torch.zeros(1, 4), torch.tensor([2]))
+        tensor(0.7500)
     """
     _check_batch(logits, target)
     check_positive(tau=tau)
@@ -193,6 +209,10 @@ def three_point_objective(
 
     Raises:
         ValueError: If `b` is not finite, `kind` is unknown or `scale` not positive and finite.
+
+    Example:
+        >>> three_point_objective([-0.1, 0.1, 0.4], "accuracy")
+        array([0.66666667, 1.        , 0.66666667])
     """
     thresholds = np.asarray(b, dtype=np.float64)
     if not np.isfinite(thresholds).all():

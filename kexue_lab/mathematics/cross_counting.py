@@ -49,6 +49,10 @@ def dominant_color(edges: Iterable[int]) -> int | None:
     Raises:
         TypeError: If a colour is not an integer.
         ValueError: If there are not four.
+
+    Example:
+        >>> dominant_color((0, 1, 0, 2))
+        0
     """
     colors = [_integer(color) for color in edges]
     if len(colors) != 4:
@@ -98,6 +102,10 @@ def count_crosses(q: int = 3, rule: Rule = "distinct", arm_length: int = 1) -> i
         TypeError: If `q` or `arm_length` is not an integer.
         ValueError: If `q` < 1, `arm_length` < 0, `rule` is unknown, or arms of another length than
             1 are asked for under "distinct".
+
+    Example:
+        >>> count_crosses(3), count_crosses(3, "adjacent")
+        (27216, 104976)
     """
     check_count(q=q)
     check_count(0, arm_length=arm_length)

@@ -73,6 +73,12 @@ def joint_kl(p_x: Tensor, q_y_given_x: Tensor, joint: Tensor) -> tuple[Tensor, T
         ValueError: if shapes disagree, or a distribution is negative or not normalised.
 
     Reference: Csiszár and Tusnády, Information Geometry and Alternating Minimization, 1984.
+
+    Example:
+        >>> p, q = torch.tensor([0.5, 0.5]), torch.full((2, 2), 0.5)
+        >>> joint, marginal, conditional = joint_kl(p, q, torch.full((2, 2), 0.25))
+        >>> joint, marginal, conditional
+        (tensor(0.), tensor(0.), tensor(0.))
     """
     check_floating(p_x=p_x, q_y_given_x=q_y_given_x, joint=joint)
     if p_x.ndim != 1 or p_x.numel() == 0:
@@ -143,6 +149,13 @@ def gmm_e_step(
     Raises:
         TypeError: if an argument is not a floating point tensor.
         ValueError: as in `gmm_log_joint`.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [4.0]])
+        >>> means, one = torch.tensor([[0.0], [4.0]]), torch.ones(2, 1, 1)
+        >>> resp, average = gmm_e_step(x, torch.tensor([0.5, 0.5]), means, one)
+        >>> resp.argmax(-1)
+        tensor([0, 1])
     """
     weights, means, covariances, chol = _checked_mixture(x, weights, means, covariances)
     resp, average = _posterior(_log_joint(*_centred(x, means), weights, chol))
@@ -463,6 +476,10 @@ def linkage_em_step(theta: Tensor, counts: Sequence[float]) -> Tensor:
 
     Reference: Rao, Linear Statistical Inference and its Applications, 1965; Dempster, Laird,
     Rubin, 1977, section 1.
+
+    Example:
+        >>> linkage_em_step(torch.tensor(0.5), [125, 18, 20, 34])
+        tensor(0.6082)
     """
     check_floating(theta=theta)
     if not bool(((theta >= 0) & (theta <= 1)).all()):
@@ -487,6 +504,10 @@ def linkage_mle(counts: Sequence[float]) -> float:
 
     Raises:
         ValueError: if `counts` is not as described.
+
+    Example:
+        >>> round(linkage_mle([125, 18, 20, 34]), 4)
+        0.6268
     """
     a, b, c, d = _checked_linkage_counts(counts)
     linear = a - 2 * b - 2 * c - d
@@ -573,6 +594,10 @@ def symmetric_mixture_rate(mu: float, m: float | None = None) -> float:
 
     Raises:
         ValueError: if an argument is not finite.
+
+    Example:
+        >>> round(symmetric_mixture_rate(2.0), 4)
+        0.0217
     """
     point = mu if m is None else m
     _check_finite_numbers(mu=mu, m=point)

@@ -42,6 +42,10 @@ def wedge(x: Tensor) -> Tensor:
     Raises:
         TypeError: if x is not a floating-point tensor.
         ValueError: if x has another shape.
+
+    Example:
+        >>> wedge(torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0]]))
+        tensor([ 2., -2.,  1.])
     """
     check_floating(x=x)
     _check_columns(x.shape)
@@ -70,6 +74,13 @@ def wedge_symbolic(x: sp.Matrix) -> sp.Matrix:
     Raises:
         TypeError: if x is not a sympy matrix.
         ValueError: if x is not n × (n−1) with n ≥ 2.
+
+    Example:
+        >>> a, b = sp.symbols("a b")
+        >>> wedge_symbolic(sp.Matrix([a, b]))
+        Matrix([
+        [-b],
+        [ a]])
     """
     if not isinstance(x, sp.MatrixBase):
         raise TypeError(f"x must be a sympy matrix, got {type(x).__name__}")

@@ -62,6 +62,10 @@ def max_gap_cdf(n: int, x: float) -> float:
         ValueError: If `n` < 1 or `x` is not finite.
 
     Source: Stevens (1939); the recurrence is de Boor's for B-splines.
+
+    Example:
+        >>> max_gap_cdf(3, 0.5)
+        0.25
     """
     return _float_cdf(_count("n", n), _finite("x", x))
 
@@ -111,6 +115,10 @@ def same_sector_probability(
         TypeError: If `n` is not an integer, an angle is not a real number, or not exactly one of
             `theta` and `turn` is given.
         ValueError: If `n` < 1 or the angle is out of range.
+
+    Example:
+        >>> same_sector_probability(4, turn=Fraction(2, 3))
+        Fraction(26, 27)
     """
     n = _count("n", n)
     if (theta is None) == (turn is None):
@@ -225,6 +233,10 @@ def max_circular_gap(angles: Tensor) -> Tensor:
     Raises:
         TypeError: If `angles` is not a floating-point tensor.
         ValueError: If `angles` has no last dimension of length at least 1 or is not finite.
+
+    Example:
+        >>> max_circular_gap(torch.tensor([0.0, 1.0, 3.0]))
+        tensor(3.2832)
     """
     check_floating(angles=angles)
     if angles.ndim == 0 or angles.shape[-1] == 0:
@@ -297,6 +309,10 @@ def same_halfspace_probability(n: int, d: int) -> Fraction:
         ValueError: If `n` < 1 or `d` < 1.
 
     Source: Wendel (1962); Cover (1965), function-counting theorem.
+
+    Example:
+        >>> same_halfspace_probability(4, 2)
+        Fraction(1, 2)
     """
     n, d = _count("n", n), _count("d", d)
     return Fraction(sum(math.comb(n - 1, k) for k in range(min(n, d))), 2 ** (n - 1))
@@ -320,6 +336,10 @@ def separable_through_origin(points: Tensor, labels: Tensor) -> bool:
     Raises:
         TypeError: If `points` is not a floating-point tensor or `labels` not a tensor.
         ValueError: If a shape does not fit, `points` is not finite or a label is neither -1 nor 1.
+
+    Example:
+        >>> separable_through_origin(torch.eye(2), torch.tensor([1, -1]))
+        True
     """
     _check_classification(points, labels, ndim=2)
     signed, lengths = _signed(points, labels)

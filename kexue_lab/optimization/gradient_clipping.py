@@ -72,6 +72,12 @@ def clip_factor(norm: Tensor, gamma: float, kind: Kind = "hard") -> Tensor:
 
     Source: R. Pascanu, T. Mikolov, Y. Bengio, arXiv:1211.5063, algorithm 1 ("hard"); Zhang et al.,
     arXiv:1905.11881 (both).
+
+    Example:
+        >>> clip_factor(torch.tensor([0.5, 4.0]), 1.0)
+        tensor([1.0000, 0.2500])
+        >>> clip_factor(torch.tensor([0.5, 4.0]), 1.0, "soft")
+        tensor([0.6667, 0.2000])
     """
     _check_nonnegative(norm, "norm")
     _check_clipping(gamma, kind)
@@ -99,6 +105,10 @@ def optimal_step_length(grad_norm: Tensor, L0: float, L1: float) -> Tensor:
         ValueError: If a norm is negative, `L0` or `L1` is negative or not finite, or both are 0.
 
     Source: Vankov et al., arXiv:2410.10800.
+
+    Example:
+        >>> optimal_step_length(torch.tensor([0.1, 10.0]), 1.0, 1.0)
+        tensor([0.0870, 0.6466])
     """
     _check_nonnegative(grad_norm, "grad_norm")
     _check_at_least_zero(L0, "L0")
@@ -168,6 +178,10 @@ def power_function_l0(k: int, L1: Number) -> Number:
         ValueError: If `k` < 2, or `L1` is not positive and finite.
 
     Source: the condition of Zhang et al., arXiv:1905.11881, definition 1.
+
+    Example:
+        >>> power_function_l0(2, Fraction(1))
+        Fraction(16, 1)
     """
     if isinstance(k, bool) or not isinstance(k, int):
         raise TypeError(f"k must be an int, got {type(k).__name__}")
@@ -219,6 +233,12 @@ def clipped_gradient_descent(
             `theta0`.
 
     Source: Zhang et al., arXiv:1905.11881.
+
+    Example:
+        >>> slope = lambda theta: 4 * theta**3
+        >>> start = torch.tensor([10.0])
+        >>> clipped_gradient_descent(slope, start, 1 / 16, gamma=16.0, tol=0.01).steps
+        113
     """
     if not callable(grad_fn):
         raise TypeError(f"grad_fn must be callable, got {type(grad_fn).__name__}")

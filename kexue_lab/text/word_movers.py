@@ -103,6 +103,11 @@ def emd(
             not a distribution.
 
     Reference: Rubner, Tomasi and Guibas, 2000; solver: Flamary et al., 2021.
+
+    Example:
+        >>> half = [0.5, 0.5]
+        >>> emd(half, half, [[0.0, 3.0], [3.0, 1.0]])
+        tensor(0.5000)
     """
     p, q, cost = _checked_problem(p, q, cost)
     for name, tensor, ndim in (("p", p, 1), ("q", q, 1), ("cost", cost, 2)):
@@ -151,6 +156,11 @@ def word_movers_distance(
             or weights are negative or all zero.
 
     Reference: Kusner, Sun, Kolkin and Weinberger, 2015.
+
+    Example:
+        >>> words = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+        >>> word_movers_distance(words, words + torch.tensor([0.0, 2.0]))
+        tensor(2.)
     """
     x, y = _checked_texts(x, y)
     p = _checked_weights("x_weights", x_weights, x)
@@ -297,6 +307,11 @@ def sinkhorn_distance(
             a distribution, `epsilon` or `tol` is not positive and finite, or `max_iter` < 1.
 
     Reference: Cuturi, Sinkhorn Distances, NeurIPS 2013, arXiv:1306.0895.
+
+    Example:
+        >>> half = [0.5, 0.5]
+        >>> sinkhorn_distance(half, half, [[0.0, 1.0], [1.0, 0.0]], epsilon=0.1)
+        tensor(4.5398e-05)
     """
     p, q, cost = _checked_problem(p, q, cost)
     _check_positive(epsilon=epsilon, tol=tol)
