@@ -34,15 +34,19 @@ def run_all(page):
 
 
 def scroll_to(page, selector):
-    """Scroll down from the top until something matches: cells far away are not in the page."""
-    page.evaluate(f"document.querySelector('{SCROLLER}').scrollTop = 0")
-    page.wait_for_timeout(200)
-    for _ in range(80):
-        if page.locator(selector).count():
-            page.locator(selector).first.scroll_into_view_if_needed()
-            return page.locator(selector).first
-        page.evaluate(f"document.querySelector('{SCROLLER}').scrollTop += 700")
-        page.wait_for_timeout(80)
+    """Scroll down until something matches: cells far away are not in the page.
+
+    On a busy machine a cell may be passed before it is drawn: then another time, and slower.
+    """
+    for pause in (80, 200, 500, 1000):
+        page.evaluate(f"document.querySelector('{SCROLLER}').scrollTop = 0")
+        page.wait_for_timeout(200)
+        for _ in range(80):
+            if page.locator(selector).count():
+                page.locator(selector).first.scroll_into_view_if_needed()
+                return page.locator(selector).first
+            page.evaluate(f"document.querySelector('{SCROLLER}').scrollTop += 700")
+            page.wait_for_timeout(pause)
     raise AssertionError(f"nothing matches {selector}")
 
 
