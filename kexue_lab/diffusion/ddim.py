@@ -72,11 +72,11 @@ def ddpm_sigma(ab_t: float, bb_t: float, ab_u: float, bb_u: float, eta: float = 
     _check_eta(eta)
     if not 0 < ab_u >= ab_t:
         raise ValueError(f"ab_u must be positive and at least ab_t = {ab_t}, got {ab_u}")
-    kept = ab_t / ab_u * (bb_u / bb_t)
-    if kept > 1 + 1e-12:
+    kept = ab_t / ab_u * (bb_u / bb_t) if ab_t > 0 else 0.0
+    if not kept <= 1 + 1e-12:
         raise ValueError(f"bb_t must be at least ab_t/ab_u bb_u = {kept * bb_t}, got {bb_t}")
     # Never above β̄_u, and 0 where rounding makes two neighbouring times one.
-    return eta * bb_u * math.sqrt(max(0.0, 1 - kept) * (1 + kept))
+    return min(bb_u, eta * bb_u * math.sqrt(max(0.0, 1 - kept) * (1 + kept)))
 
 
 def ddim_step(
