@@ -7,6 +7,8 @@ from torch import Tensor
 
 # Squares of distances outside are lost: below to 0, above to infinity.
 _SMALLEST, _LARGEST = 1e-140, 1e150
+# Numbers from here to its inverse are far within float32.
+_EVERY_DTYPE = 1e-20
 
 
 def widened(x: Tensor) -> Tensor:
@@ -42,6 +44,14 @@ def power_of_two(x: Tensor) -> Tensor:
     size = x.detach().abs()
     size = torch.where(size > 0, size, 1)
     return torch.exp2(torch.log2(size).floor())
+
+
+def over(x: Tensor, scale: float) -> Tensor:
+    """Return x / scale for a scale > 0 of any size; at most the dtype's largest number."""
+    if _EVERY_DTYPE < scale < 1 / _EVERY_DTYPE:
+        return x / scale
+    largest = torch.finfo(x.dtype).max
+    return (x.double() / scale).clamp(-largest, largest).to(x.dtype)
 
 
 def length(x: Tensor, dim: int = -1, *, keepdim: bool = False) -> Tensor:
