@@ -57,7 +57,7 @@ def over(x: Tensor, scale: float) -> Tensor:
 def length(x: Tensor, dim: int = -1, *, keepdim: bool = False) -> Tensor:
     """Return Euclidean norms along an axis; squares neither overflow nor vanish on the way."""
     unit = power_of_two(x.detach().abs().amax(dim, keepdim=True))
-    scaled = torch.linalg.vector_norm(x / unit, dim=dim, keepdim=True) * unit
+    scaled: Tensor = torch.linalg.vector_norm(x / unit, dim=dim, keepdim=True) * unit
     return scaled if keepdim else scaled.squeeze(dim)
 
 

@@ -125,7 +125,7 @@ def perturb(
         raise ValueError(f"aug_dim must be at most {_LARGEST_DRAW // len(x0)}, got {aug_dim}")
     chi = torch.linalg.vector_norm(normal(len(x0), int(aug_dim)), dim=-1, keepdim=True)
     # A length of exactly 0 would throw the point to infinity.
-    perturbed = wide + r * z / chi.clamp_min(torch.finfo(wide.dtype).tiny)
+    perturbed: Tensor = wide + r * z / chi.clamp_min(torch.finfo(wide.dtype).tiny)
     return perturbed.clamp(-largest, largest).to(x0.dtype)
 
 
@@ -212,7 +212,7 @@ def prior_tv_constant(d: int) -> float:
     # From ½∫|ΔP_T| s²/2, whose integrand changes its sign at the radius T √(d/3). Both powers of d
     # are taken as one: their logarithms would cancel for large d.
     ratio = float(poch(0.5 * d, 0.5)) * math.exp(-0.5 * d * math.log1p(3 / d))
-    return (d + 1) * ratio / math.sqrt(math.pi) / ((d + 3) / 3) ** 1.5
+    return (d + 1) * ratio / math.sqrt(math.pi) / math.pow((d + 3) / 3, 1.5)
 
 
 def _log_kernel(

@@ -217,7 +217,8 @@ def _precondition(
     root = _root(s, total, sigma_data)
     out = net((wide / root).to(x.dtype), (sigma.log() / 4).to(x.dtype), skip_weights)
     kept = torch.where(_is_normal(total), sigma_data**2 / total, (sigma_data / root) ** 2)
-    return (kept * wide + s * sigma_data / root * out).to(x.dtype)
+    denoised: Tensor = kept * wide + s * sigma_data / root * out
+    return denoised.to(x.dtype)
 
 
 def _root(s: Tensor, total: Tensor, sigma_data: float) -> Tensor:

@@ -127,8 +127,8 @@ def gmm_log_joint(x: Tensor, weights: Tensor, means: Tensor, covariances: Tensor
             distribution, or a covariance is not symmetric positive definite.
     """
     dtype = x.dtype
-    x, *mixture = _doubled(x, weights, means, covariances)
-    weights, means, covariances, chol = _checked_mixture(x, *mixture, dtype)
+    x, weights, means, covariances = _doubled(x, weights, means, covariances)
+    weights, means, covariances, chol = _checked_mixture(x, weights, means, covariances, dtype)
     return _log_joint(*_centred(x, means), weights, chol).mT.to(dtype)
 
 
@@ -154,8 +154,8 @@ def gmm_e_step(
         ValueError: as in `gmm_log_joint`.
     """
     dtype = x.dtype
-    x, *mixture = _doubled(x, weights, means, covariances)
-    weights, means, covariances, chol = _checked_mixture(x, *mixture, dtype)
+    x, weights, means, covariances = _doubled(x, weights, means, covariances)
+    weights, means, covariances, chol = _checked_mixture(x, weights, means, covariances, dtype)
     log_joint = _log_joint(*_centred(x, means), weights, chol)
     largest = log_joint.amax(-2)
     if not bool(largest.isfinite().all()):
@@ -921,10 +921,10 @@ def _checked_linkage_counts(counts: Sequence[float]) -> tuple[float, float, floa
         raise ValueError(f"counts must have b + c > 0, got {values}")
     # Only their ratios count.
     unit = 1.0 if 1e-100 < max(values) < 1e100 else max(values)
-    values = tuple(value / unit for value in values)
-    if values[1] + values[2] == 0:
+    a, b, c, d = (value / unit for value in values)
+    if b + c == 0:
         raise ValueError(f"counts must not differ by more than 1e300, got {tuple(counts)}")
-    return values
+    return a, b, c, d
 
 
 def _check_finite_numbers(**numbers: float) -> None:
