@@ -84,7 +84,9 @@ def normalized_taylor_feature_map(x: Tensor, eps: float = 0.0) -> Tensor:
     row = x / largest
     length = torch.linalg.vector_norm(row, dim=-1, keepdim=True)
     length = torch.where(length > 0, length, 1)
-    return torch.cat([torch.ones_like(length), row / length.maximum(eps / largest)], -1)
+    if eps > 0:
+        length = length.maximum(torch.full_like(largest, eps) / largest)
+    return torch.cat([torch.ones_like(length), row / length], -1)
 
 
 def linear_attention(

@@ -21,7 +21,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from kexue_lab.diffusion.schedules import Score
-from kexue_lab.precision import holds, power_of_two, widened
+from kexue_lab.precision import holds, narrowed, power_of_two, widened
 from kexue_lab.validation import (
     check_choice,
     check_count,
@@ -194,7 +194,7 @@ def sample_ode(
             if levels[-1] > 0:
                 x = x + levels[-1] ** 2 * score(x, levels[-1])
             path.append(x)
-    return torch.stack(path) if return_path else x
+    return narrowed(torch.stack(path) if return_path else x, x.dtype, "the points")
 
 
 def flow_log_density(

@@ -21,12 +21,12 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 
     Returns:
         The distance, accurate to rounding of the traces: two samples that nearly agree have one
-        of about 1e-16 of these, not of 0. Infinite where it is beyond float64.
+        of about 1e-16 of these, not of 0.
 
     Raises:
         TypeError: if x or y is not a floating-point tensor, or their dtypes disagree.
-        ValueError: if the shapes disagree, an entry is not finite, or a sample has fewer than two
-            rows.
+        ValueError: if the shapes disagree, an entry is not finite, a sample has fewer than two
+            rows, or the distance is beyond float64.
 
     Source: Dowson and Landau 1982; Heusel et al., arXiv:1706.08500.
     """
@@ -45,7 +45,8 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     overlap = torch.linalg.matrix_norm(triangles[0] @ triangles[1].T, "nuc")
     shift = (x.mean(0) - y.mean(0)).square().sum()
     scale = unit * spread
-    return float((shift + traces - 2 * overlap).clamp_min(0) * scale * scale)
+    squared = (shift + traces - 2 * overlap).clamp_min(0) * scale * scale
+    return float(narrowed(squared, squared.dtype, "frechet_distance"))
 
 
 def nearest_distance(x: Tensor, reference: Tensor) -> Tensor:

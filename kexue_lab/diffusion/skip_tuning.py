@@ -213,11 +213,13 @@ def _precondition(
 ) -> Tensor:
     """D(x, σ) for σ of shape (B,), without a look at σ's values, which `vmap` would not allow."""
     s, wide = sigma.reshape(-1, *(1,) * (x.ndim - 1)), widened(x)
-    total = s**2 + sigma_data**2
+    total = s**2 + sigma_data * sigma_data
     root = _root(s, total, sigma_data)
     out = net((wide / root).to(x.dtype), (sigma.log() / 4).to(x.dtype), skip_weights)
-    kept = torch.where(_is_normal(total), sigma_data**2 / total, (sigma_data / root) ** 2)
-    denoised: Tensor = kept * wide + s * sigma_data / root * out
+    data_power, product = sigma_data * sigma_data, s * sigma_data
+    kept = torch.where(_is_normal(total), data_power / total, (sigma_data / root) ** 2)
+    scale = torch.where(_is_normal(product), product / root, s * (sigma_data / root))
+    denoised: Tensor = kept * wide + scale * out
     return denoised.to(x.dtype)
 
 
@@ -296,7 +298,7 @@ def edm_error(
         )
     sigma = widened(sigma)
     error = widened(_precondition(net, noised, sigma, sigma_data)) - widened(x0)
-    total, small = sigma**2 + sigma_data**2, (sigma * sigma_data) ** 2
+    total, small = sigma**2 + sigma_data * sigma_data, (sigma * sigma_data) ** 2
     weight = total / small
     # Where a square has left the dtype the error is weighted before it is squared.
     within = _is_normal(total) & _is_normal(small) & _is_normal(weight)

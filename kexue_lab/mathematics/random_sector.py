@@ -424,7 +424,7 @@ def _series_tail(n: int, x: Fraction) -> Any:
     The k-th term is at most first**k / k!, so they sum to at most e**first; and P(M ≤ x) is at most
     e**-first, since spacings below x make each other less likely. The number is mpmath's.
     """
-    first = n * math.exp((n - 1) * math.log1p(-float(x)))
+    first = n * math.exp((n - 1) * math.log1p(-float(x))) if float(x) < 1 else 0.0
     if first > 750:
         return mp.mpf(1)
     with mp.workprec(round(1.5 * first) + 1300):

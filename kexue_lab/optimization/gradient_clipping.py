@@ -26,7 +26,7 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from kexue_lab.precision import holds, length, widened
+from kexue_lab.precision import holds, length, narrowed, widened
 
 Kind = Literal["hard", "soft"]
 Number = TypeVar("Number", float, Fraction, sp.Expr)
@@ -110,12 +110,12 @@ def optimal_step_length(grad_norm: Tensor, L0: float, L1: float) -> Tensor:
     _check_finite(grad_norm, "grad_norm")
     wide = grad_norm.double()
     if L1 == 0:
-        return (wide / L0).to(grad_norm.dtype)
+        return narrowed(wide / L0, grad_norm.dtype, "the length")
     # Divided by G: the curvature L0 + L1 G may leave the dtype where its ratio to G does not.
     soft_clipped = torch.where(wide > 0, 1 / (L0 / wide.clamp_min(1e-300) + L1), 0)
     turn = L1 * soft_clipped
     steps = soft_clipped * torch.where(turn > 0, torch.log1p(turn) / turn.clamp_min(1e-300), 1)
-    return steps.to(grad_norm.dtype)
+    return narrowed(steps, grad_norm.dtype, "the length")
 
 
 def descent_upper_bound(grad_norm: Tensor, step_length: Tensor, L0: float, L1: float) -> Tensor:

@@ -163,7 +163,8 @@ def word_movers_distance(
     x, y = _checked_texts(x, y)
     p = _checked_weights("x_weights", x_weights, x)
     q = _checked_weights("y_weights", y_weights, y)
-    return emd(p, q, _cost(x.double(), y.double(), "wmd")).to(x.dtype)
+    distance = emd(p, q, _cost(x.double(), y.double(), "wmd"))
+    return narrowed(distance, x.dtype, "the distance")
 
 
 def word_rotators_distance(x: TensorLike, y: TensorLike) -> Tensor:
@@ -216,7 +217,9 @@ def centroid_lower_bound(x: TensorLike, y: TensorLike, *, kind: Kind) -> Tensor:
     check_choice(Kind, kind=kind)
     x, y = _checked_texts(x, y)
     (u, p), (v, q) = _measure("x", x, kind), _measure("y", y, kind)
-    return _centroid_bound(p @ u - q @ v, kind).to(x.dtype)
+    # From a common point: centroids far from the origin would cancel.
+    bound = _centroid_bound(p @ (u - u[0]) - q @ (v - u[0]), kind)
+    return narrowed(bound, x.dtype, "the bound")
 
 
 def relaxed_lower_bound(x: TensorLike, y: TensorLike, *, kind: Kind) -> Tensor:
@@ -241,7 +244,7 @@ def relaxed_lower_bound(x: TensorLike, y: TensorLike, *, kind: Kind) -> Tensor:
     check_choice(Kind, kind=kind)
     x, y = _checked_texts(x, y)
     (u, p), (v, q) = _measure("x", x, kind), _measure("y", y, kind)
-    return _relaxed_bound(p, q, _cost(u, v, kind)).to(x.dtype)
+    return narrowed(_relaxed_bound(p, q, _cost(u, v, kind)), x.dtype, "the bound")
 
 
 @overload
@@ -315,6 +318,8 @@ def sinkhorn_distance(
     p, q, cost = p.double(), q.double(), cost.double()
     p, q = p / p.sum(-1, keepdim=True), q / q.sum(-1, keepdim=True)
     log_p, log_q, kernel = _log(p), _log(q), -cost / epsilon
+    if not bool(kernel.isfinite().all()):
+        raise ValueError(f"epsilon must be larger beside the costs, got {epsilon}")
     a = log_p - torch.logsumexp(kernel + log_q[..., None, :], -1)
     for _ in range(max_iter):
         b = log_q - torch.logsumexp(kernel + a[..., None], -2)
@@ -399,7 +404,7 @@ def nearest_texts(
         n_solved += 1
     distances, indices = zip(*best, strict=True)
     return (
-        torch.tensor(distances, dtype=query.dtype, device=query.device),
+        narrowed(query.new_tensor(distances, dtype=torch.float64), query.dtype, "a distance"),
         torch.tensor(indices, device=query.device),
         n_solved,
     )
@@ -438,7 +443,8 @@ def pairwise_distances(
         pairs = zip(target.words, target.masses, strict=True)
         # Texts of `texts_b` are rows here: their costs are then gathered as contiguous memory.
         rows.append([_solve(q, p, costs[other]) * unit for other, q in pairs])
-    return torch.tensor(rows, dtype=torch.float64).to(first[0])
+    table = torch.tensor(rows, dtype=torch.float64, device=first[0].device)
+    return narrowed(table, first[0].dtype, "a distance")
 
 
 def _measure(name: str, text: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
@@ -454,6 +460,8 @@ def _measure(name: str, text: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
 def _cost(x: Tensor, y: Tensor, kind: Kind) -> Tensor:
     # From differences: exactly 0, and of gradient 0, for equal vectors.
     gaps = distances(x, y)
+    if not bool(gaps.isfinite().all()):
+        raise ValueError("texts must have distances within float64, got vectors too far apart")
     return gaps if kind == "wmd" else gaps.square() / 2
 
 
@@ -508,7 +516,11 @@ def _solver_unit(cost: Tensor) -> float:
     The solver stops at an absolute tolerance of about 1e-14.
     """
     largest = cost.max().item()
-    return 1.0 if largest == 0 or 1 <= largest < 2**20 else math.ldexp(1, math.frexp(largest)[1])
+    return (
+        1.0
+        if largest == 0 or 1 <= largest < 2**20
+        else math.ldexp(1, min(math.frexp(largest)[1], 1023))
+    )
 
 
 def _useful_cost(p: Tensor, q: Tensor, cost: Tensor) -> float:
