@@ -52,6 +52,8 @@ _PRUNING_SLACK = 1e-12
 _CLOSE, _MANY = 1e-4, 0.1
 # Costs up to so many times the distance leave it its digits in the solver.
 _CAPPED = 2.0**20
+# A sum of row errors that makes a plan of Sinkhorn's none.
+_NO_PLAN = 0.01
 # The rounding error of a row of Sinkhorn's plan beyond which it is refused.
 _LARGEST_ROUNDING = 1e-6
 
@@ -286,8 +288,9 @@ def sinkhorn_distance(
     not 0 for equal distributions. Differentiable by unrolling the iterations.
 
     A `RuntimeWarning` tells that `max_iter` iterations did not bring the row sums of every plan
-    within `tol` of `p`; such a plan is mended to one that has the masses p and q, so that its cost
-    is never below the exact distance, but need not be near it.
+    within `tol` of `p`; the cost of such an infeasible plan can be below the exact distance. One
+    whose row errors sum to more than 1 % is no plan: it is mended to a near one that has the masses
+    p and q, the cost of which is at least the exact distance.
 
     Args:
         p: source masses, shape (..., m), each summing to 1 within 1e-6. A word of mass 0 is
@@ -344,7 +347,7 @@ def sinkhorn_distance(
         )
     # After a break `a` is still the potential of which the error is known.
     plan = (kernel + a[..., None] + b[..., None, :]).exp()
-    if not error <= max(tol, rounding):
+    if error > _NO_PLAN:
         plan = _feasible(plan, p, q)
     value = narrowed((plan * cost).sum((-2, -1)), dtype, "the cost")
     return (value, plan.to(dtype)) if return_plan else value
