@@ -233,8 +233,10 @@ def noise_interpolation(z1: Tensor, z2: Tensor, lam: float | Tensor) -> Tensor:
     check_floating(z1=z1, z2=z2)
     if z1.shape != z2.shape:
         raise ValueError(f"z2 must have the shape of z1, {tuple(z1.shape)}, got {tuple(z2.shape)}")
-    angle = 0.5 * math.pi * torch.as_tensor(lam, dtype=z1.dtype, device=z1.device)
-    return z1 * angle.cos() + z2 * angle.sin()
+    # In float64 and within one turn: a large λ has no fraction in a lower precision.
+    turn = torch.as_tensor(lam, device=z1.device).to(torch.float64).remainder(4)
+    angle = 0.5 * math.pi * turn
+    return z1 * angle.cos().to(z1.dtype) + z2 * angle.sin().to(z1.dtype)
 
 
 def check_decreasing_times(times: Sequence[float] | Tensor) -> list[float]:

@@ -24,6 +24,7 @@ from scipy.special import exprel, ndtri
 from torch import Tensor
 
 from kexue_lab.diffusion.schedules import GaussianMixture, NoiseSchedule, Score
+from kexue_lab.precision import narrowed, widened
 from kexue_lab.validation import (
     check_choice,
     check_count,
@@ -217,7 +218,8 @@ def family_drift(
     if not math.isfinite(rate):
         raise ValueError(f"t must be a time of finite g_t², got {t}")
     factor = 1 + kappa if reverse else 1 - kappa
-    return f * x - 0.5 * factor * rate * gradient
+    drift = f * widened(x) - 0.5 * factor * rate * widened(gradient)
+    return drift if drift.dtype == x.dtype else narrowed(drift, x.dtype, "the drift")
 
 
 @torch.no_grad()

@@ -208,10 +208,13 @@ def three_point_objective(
         m = _LABELS * (_POINTS - thresholds[..., None]) / scale
     if kind == "accuracy":
         return np.asarray((m > 0).mean(-1))
-    if kind == "cross_entropy":
-        return np.asarray(np.logaddexp(0, -m).sum(-1))
-    if kind == "hinge":
-        return np.asarray(np.maximum(0, 1 - m).sum(-1))
+    if kind in ("cross_entropy", "hinge"):
+        with np.errstate(over="ignore"):
+            losses = np.logaddexp(0, -m) if kind == "cross_entropy" else np.maximum(0, 1 - m)
+            total = np.asarray(losses.sum(-1))
+        if not np.isfinite(total).all():
+            raise ValueError(f"b / scale must be finite, got scale {scale} for b = {b!r}")
+        return total
     smooth = ndtr(m / math.sqrt(2)) if kind == "gaussian" else expit(m)
     return np.asarray(smooth.mean(-1))
 

@@ -119,7 +119,7 @@ def gmm_log_joint(x: Tensor, weights: Tensor, means: Tensor, covariances: Tensor
             axes of the three parameters broadcast against each other.
 
     Returns:
-        Log joint densities, shape (..., N, K).
+        Log joint densities, shape (..., N, K); -inf where one is beyond the dtype.
 
     Raises:
         TypeError: if an argument is not a floating point tensor, or the dtypes disagree.

@@ -135,7 +135,7 @@ def descent_upper_bound(grad_norm: Tensor, step_length: Tensor, L0: float, L1: f
         L1: Growth of the allowed curvature with the gradient norm, at least 0.
 
     Returns:
-        The bound, of the broadcast shape; infinite where e^r overflows.
+        The bound, of the broadcast shape; infinite where it is beyond the dtype.
 
     Raises:
         TypeError: If a tensor is not a floating-point one, or `L0` or `L1` not a real number.
@@ -193,7 +193,10 @@ def power_function_l0(k: int, L1: Number) -> Number:
             raise ValueError(f"L1 must be positive and finite, got {L1}")
     else:
         _check_positive(L1, "L1")
-    return 2 * k * (2 * (k - 1) / L1) ** (2 * k - 2)
+    try:
+        return 2 * k * (2 * (k - 1) / L1) ** (2 * k - 2)
+    except OverflowError:
+        raise ValueError(f"k and L1 must leave L0 finite, got {k} and {L1}") from None
 
 
 def clipped_gradient_descent(
