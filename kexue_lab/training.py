@@ -138,6 +138,8 @@ def fit(
             optimizer.step()
             losses.append(per_seed.detach().cpu())
         record(steps)
+    if not all(bool(p.isfinite().all()) for p in ensemble.parameters):
+        raise TrainingDiverged(f"weights are not finite after step {steps}")
     ensemble.write_back()
     return Fit(
         [model.eval() for model in models],
@@ -219,8 +221,11 @@ def _scalars(per_seed: Tensor, name: str) -> Tensor:
 def _set_rate(
     optimizer: torch.optim.Optimizer, rate: float | Callable[[float], float], progress: float
 ) -> None:
+    value = rate(progress) if callable(rate) else rate
+    if not 0 <= value < math.inf:
+        raise ValueError(f"learning_rate must stay non-negative and finite, got {value}")
     for group in optimizer.param_groups:
-        group["lr"] = rate(progress) if callable(rate) else rate
+        group["lr"] = value
 
 
 def _stop_if_diverged(per_seed: Tensor, step: int, seeds: Sequence[int]) -> None:

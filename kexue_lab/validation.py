@@ -4,6 +4,9 @@ Each takes its arguments by name, so that the message can name them: `check_floa
 """
 
 import math
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -87,3 +90,64 @@ def check_count(minimum: int = 1, /, **numbers: int) -> None:
             raise TypeError(f"{name} must be an integer, got {value!r}")
         if value < minimum:
             raise ValueError(f"{name} must be at least {minimum}, got {value}")
+
+
+def check_choice(choices: Any, /, **values: object) -> None:
+    """Check that values are among the choices of a `Literal`.
+
+    Raises:
+        ValueError: if one is not.
+    """
+    for name, value in values.items():
+        if value not in get_args(choices):
+            raise ValueError(f"{name} must be one of {get_args(choices)}, got {value!r}")
+
+
+def check_precise(**tensors: Tensor) -> None:
+    """Check float32 or float64 tensors of one dtype, for work that half precision would spoil.
+
+    Raises:
+        TypeError: as `check_floating`, or for half precision.
+        ValueError: as `check_floating`.
+    """
+    check_floating(**tensors)
+    for name, value in tensors.items():
+        if value.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"{name} must be float32 or float64, got {value.dtype}")
+
+
+def check_decreasing(high: float = math.inf, /, **sequences: Iterable[float]) -> list[float]:
+    """Check a sequence of at least two numbers that strictly decreases to 0 or above.
+
+    Args:
+        high: largest first number; an infinite one is refused in any case.
+        sequences: one sequence or tensor, by its name.
+
+    Returns:
+        The numbers as floats.
+
+    Raises:
+        ValueError: if they do not decrease in [0, high].
+    """
+    ((name, sequence),) = sequences.items()
+    numbers = [float(number) for number in sequence]
+    falls = all(0 <= low < top < math.inf for top, low in pairwise(numbers))
+    if len(numbers) < 2 or not falls or numbers[0] > high:
+        among = f"[0, {high:g}]" if high < math.inf else "[0, inf)"
+        raise ValueError(f"{name} must be at least two, decreasing in {among}, got {numbers}")
+    return numbers
+
+
+def check_monotone(high: float = math.inf, /, **sequences: Iterable[float]) -> list[float]:
+    """Check a sequence as `check_decreasing`, which may also strictly increase from 0 or above."""
+    ((name, sequence),) = sequences.items()
+    numbers = [float(number) for number in sequence]
+    steps = [after - before for before, after in pairwise(numbers)]
+    one_way = all(step < 0 for step in steps) or all(step > 0 for step in steps)
+    if not steps or not one_way or not all(0 <= x <= high and x < math.inf for x in numbers):
+        among = f"[0, {high:g}]" if high < math.inf else "[0, inf)"
+        raise ValueError(
+            f"{name} must be at least two, strictly increasing or decreasing in {among}, "
+            f"got {numbers}"
+        )
+    return numbers

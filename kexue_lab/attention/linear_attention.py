@@ -12,20 +12,24 @@ work under autograd and `torch.func.vmap`. Half-precision inputs are summed in f
 
 import math
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kexue_lab.validation import check_floating
+from kexue_lab.precision import power_of_two
+from kexue_lab.validation import check_choice, check_count, check_floating
 
 FeatureMap = Callable[[Tensor], Tensor]
 """A feature map φ, applied to every row: (..., n, d) to (..., n, D)."""
 
 State = tuple[Tensor, Tensor]
 """What a causal pass remembers: S = Σ φ(k) vᵀ, (..., D, d_v), and z = Σ φ(k), (..., D)."""
+
+# Where all entries lie below, features elu + 1 are exponentials, soon too small to be summed.
+_VANISHING = -20.0
 
 Kind = Literal["softmax", "elu", "taylor", "efficient"]
 
@@ -88,7 +92,9 @@ def normalized_taylor_feature_map(x: Tensor, eps: float = 0.0) -> Tensor:
     row = x / largest
     length = torch.linalg.vector_norm(row, dim=-1, keepdim=True)
     length = torch.where(length > 0, length, 1)
-    return torch.cat([torch.ones_like(length), row / length.maximum(eps / largest)], -1)
+    if eps > 0:
+        length = length.maximum(torch.full_like(largest, eps) / largest)
+    return torch.cat([torch.ones_like(length), row / length], -1)
 
 
 def linear_attention(
@@ -140,21 +146,39 @@ def linear_attention(
         tensor([1.0000, 1.5455, 2.4375])
     """
     _check_attention(is_causal, q, k, v)
-    if not isinstance(chunk_size, int):
-        raise TypeError(f"chunk_size must be an int, got {type(chunk_size).__name__}")
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    check_count(chunk_size=chunk_size)
     _check_eps(eps)
-    phi_q, phi_k = _features(q, k, feature_map)
     wide = _sum_dtype(v)
+    if feature_map is elu_feature_map:
+        q, k, lost = _lifted(q.to(wide), k.to(wide))
+    else:
+        lost = torch.ones((), dtype=wide, device=q.device)
+    phi_q, phi_k = _features(q, k, feature_map)
     phi_q, phi_k, values = phi_q.to(wide), phi_k.to(wide), v.to(wide)
+    unit_q = power_of_two(phi_q.abs().amax(-1, keepdim=True))
+    unit_k, unit_v = (power_of_two(x.abs().amax((-2, -1), keepdim=True)) for x in (phi_k, values))
+    phi_q, phi_k, values = phi_q / unit_q, phi_k / unit_k, values / unit_v
     # A column of ones carries the denominator (and z) through the same products.
     extended = torch.cat([values, torch.ones_like(values[..., :1])], -1)
     if is_causal:
         sums = _causal_sums(phi_q, phi_k, extended, chunk_size)
     else:
         sums = phi_q @ (phi_k.mT @ extended)
-    return (sums[..., :-1] / (sums[..., -1:] + eps)).to(v.dtype)
+    # The features were divided by all this; eps was not.
+    extra = eps / lost / unit_q / unit_k if eps > 0 else 0.0
+    return (sums[..., :-1] / (sums[..., -1:] + extra) * unit_v).to(v.dtype)
+
+
+def _lifted(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and keys whose features elu + 1 do not vanish, and the factor these have lost.
+
+    Where all entries of a query are far below 0 its features are exponentials, and a common factor
+    of them cancels; likewise for the keys together.
+    """
+    top_q = q.detach().amax(-1, keepdim=True)
+    top_k = k.detach().amax((-2, -1), keepdim=True)
+    top_q, top_k = (torch.where(top < _VANISHING, top, 0) for top in (top_q, top_k))
+    return q - top_q, k - top_k, (top_q + top_k).exp()
 
 
 def linear_attention_step(
@@ -192,6 +216,7 @@ def linear_attention_step(
         tensors |= {"state[0]": state[0].shape[:-2], "state[1]": state[1].shape[:-1]}
     _check_leading(tensors)
     phi_q, phi_k, value = phi_q.to(wide), phi_k.to(wide), v.to(wide)
+    phi_q = phi_q / power_of_two(phi_q.abs().amax(-1, keepdim=True))
     old_sum, old_normalizer = (0.0, 0.0) if state is None else state
     new_sum = old_sum + phi_k[..., :, None] * value[..., None, :]
     new_normalizer = old_normalizer + phi_k
@@ -230,7 +255,9 @@ def efficient_attention(q: Tensor, k: Tensor, v: Tensor, *, is_causal: bool = Fa
     """
     _check_attention(is_causal, q, k, v)
     _check_not_causal(is_causal)
-    return q.softmax(-1) @ (k.softmax(-2).mT @ v)
+    wide = _sum_dtype(v)
+    q, k, values = q.to(wide), k.to(wide), v.to(wide)
+    return (q.softmax(-1) @ (k.softmax(-2).mT @ values)).to(v.dtype)
 
 
 def attention_matrix(
@@ -266,25 +293,37 @@ def attention_matrix(
                 [0.2689, 0.7311]])
     """
     _check_attention(is_causal, q, k)
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind must be one of {get_args(Kind)}, got {kind!r}")
+    check_choice(Kind, kind=kind)
     if not math.isfinite(scale):
         raise ValueError(f"scale must be finite, got {scale}")
-    q = scale * q
+    dtype, wide = q.dtype, _sum_dtype(q)
+    q, k = scale * q.to(wide), k.to(wide)
     if kind == "efficient":
         _check_not_causal(is_causal)
-        return q.softmax(-1) @ k.softmax(-2).mT
+        return (q.softmax(-1) @ k.softmax(-2).mT).to(dtype)
     if kind == "softmax":
-        scores = q @ k.mT
-        if is_causal:
-            future = torch.ones_like(scores, dtype=torch.bool).triu(1)
-            scores = scores.masked_fill(future, -math.inf)
-        return scores.softmax(-1)
+        return _softmax_weights(q, k, is_causal).to(dtype)
+    if kind == "elu":
+        q, k, _ = _lifted(q, k)
     phi = elu_feature_map if kind == "elu" else normalized_taylor_feature_map
-    weights = phi(q) @ phi(k).mT
+    phi_q, phi_k = phi(q), phi(k)
+    phi_q = phi_q / power_of_two(phi_q.abs().amax(-1, keepdim=True))
+    weights = phi_q @ (phi_k / power_of_two(phi_k.abs().amax((-2, -1), keepdim=True))).mT
     if is_causal:
         weights = weights.tril()
-    return weights / weights.sum(-1, keepdim=True)
+    return (weights / weights.sum(-1, keepdim=True)).to(dtype)
+
+
+def _softmax_weights(q: Tensor, k: Tensor, is_causal: bool) -> Tensor:
+    """softmax(q kᵀ), however large the products."""
+    unit_q = power_of_two(q.abs().amax(-1, keepdim=True))
+    unit_k = power_of_two(k.abs().amax((-2, -1), keepdim=True))
+    scores = (q / unit_q) @ (k / unit_k).mT
+    if is_causal:
+        future = torch.ones_like(scores, dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(future, -math.inf)
+    below = scores - scores.detach().amax(-1, keepdim=True)
+    return (below * unit_q * unit_k).softmax(-1)
 
 
 def random_softmax_features(
@@ -318,18 +357,16 @@ def random_softmax_features(
     and, for the variance, lemma 2.
     """
     _check_tensors(1, x=x)
-    if not isinstance(n_features, int):
-        raise TypeError(f"n_features must be an int, got {type(n_features).__name__}")
-    if n_features < 1:
-        raise ValueError(f"n_features must be at least 1, got {n_features}")
+    check_count(n_features=n_features)
     shape = (x.shape[-1], n_features)
     if projection is None:
         projection = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
     _check_tensors(x=x, projection=projection)
     if projection.shape != shape:
         raise ValueError(f"projection must have shape {shape}, got {tuple(projection.shape)}")
-    exponent = x @ projection - x.square().sum(-1, keepdim=True) / 2
-    return exponent.exp() / math.sqrt(n_features), projection
+    wide = x.to(_sum_dtype(x))
+    exponent = wide @ projection.to(wide) - wide.square().sum(-1, keepdim=True) / 2
+    return (exponent.exp() / math.sqrt(n_features)).to(x.dtype), projection
 
 
 def _causal_sums(phi_q: Tensor, phi_k: Tensor, values: Tensor, chunk_size: int) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from kexue_lab.diffusion.schedules import NoiseSchedule
+from kexue_lab.precision import narrowed, widened
 from kexue_lab.validation import check_floating, check_non_negative, check_positive
 
 NoiseModel = Callable[[Tensor, float], Tensor]
@@ -51,8 +52,11 @@ def posterior_coefficients(
     _check_pair(ab_t, bb_t, ab_u, bb_u)
     if not 0 <= sigma <= bb_u:
         raise ValueError(f"sigma must lie in [0, bb_u] = [0, {bb_u}], got {sigma}")
-    kappa = math.sqrt((bb_u - sigma) * (bb_u + sigma)) / bb_t
-    return kappa, ab_u - ab_t * kappa
+    kappa = _kept(bb_u, sigma) / bb_t
+    lam = ab_u - ab_t * kappa
+    if not math.isfinite(lam):
+        raise ValueError(f"bb_t must leave kappa and lambda finite, got {bb_t} with bb_u = {bb_u}")
+    return kappa, lam
 
 
 def ddpm_sigma(ab_t: float, bb_t: float, ab_u: float, bb_u: float, eta: float = 1.0) -> float:
@@ -81,11 +85,11 @@ def ddpm_sigma(ab_t: float, bb_t: float, ab_u: float, bb_u: float, eta: float = 
     _check_eta(eta)
     if not 0 < ab_u >= ab_t:
         raise ValueError(f"ab_u must be positive and at least ab_t = {ab_t}, got {ab_u}")
-    kept = ab_t / ab_u * (bb_u / bb_t)
-    if kept > 1 + 1e-12:
+    kept = ab_t / ab_u * (bb_u / bb_t) if ab_t > 0 else 0.0
+    if not kept <= 1 + 1e-12:
         raise ValueError(f"bb_t must be at least ab_t/ab_u bb_u = {kept * bb_t}, got {bb_t}")
     # Never above β̄_u, and 0 where rounding makes two neighbouring times one.
-    return eta * bb_u * math.sqrt(max(0.0, 1 - kept) * (1 + kept))
+    return min(bb_u, eta * bb_u * math.sqrt(max(0.0, 1 - kept) * (1 + kept)))
 
 
 def ddim_step(
@@ -130,11 +134,13 @@ def ddim_step(
     if ab_t == 0:
         raise ValueError(f"t must be a time with alpha_bar > 0, got {t}: start a little earlier")
     sigma = ddpm_sigma(ab_t, bb_t, ab_u, bb_u, eta)
+    dtype, x, eps = x.dtype, widened(x), widened(eps)
     denoised = (x - bb_t * eps) / ab_t
-    mean = ab_u * denoised + math.sqrt((bb_u - sigma) * (bb_u + sigma)) * eps
-    if sigma == 0:
-        return mean
-    return mean + sigma * torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    after = ab_u * denoised + _kept(bb_u, sigma) * eps
+    if sigma > 0:
+        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        after = after + sigma * noise
+    return narrowed(after, dtype, "x_u")
 
 
 @torch.no_grad()
@@ -214,9 +220,11 @@ def gaussian_sample_variance(
         ab_t, bb_t = schedule.alpha_bar(t), schedule.beta_bar(t)
         ab_u, bb_u = schedule.alpha_bar(u), schedule.beta_bar(u)
         sigma = ddpm_sigma(ab_t, bb_t, ab_u, bb_u, eta)
-        kept = math.sqrt((bb_u - sigma) * (bb_u + sigma))
-        gain = (ab_u * ab_t * s**2 + kept * bb_t) / (ab_t**2 * s**2 + bb_t**2)
-        variance = gain**2 * variance + sigma**2
+        kept, root = _kept(bb_u, sigma), math.hypot(ab_t * s, bb_t)
+        gain = (ab_u * s / root) * (ab_t * s / root) + kept / root * (bb_t / root)
+        variance = gain * gain * variance + sigma**2
+    if not math.isfinite(variance):
+        raise ValueError(f"s and v_start must leave the variance finite, got {s} and {v_start}")
     return variance
 
 
@@ -243,8 +251,10 @@ def noise_interpolation(z1: Tensor, z2: Tensor, lam: float | Tensor) -> Tensor:
     check_floating(z1=z1, z2=z2)
     if z1.shape != z2.shape:
         raise ValueError(f"z2 must have the shape of z1, {tuple(z1.shape)}, got {tuple(z2.shape)}")
-    angle = 0.5 * math.pi * torch.as_tensor(lam, dtype=z1.dtype, device=z1.device)
-    return z1 * angle.cos() + z2 * angle.sin()
+    # In float64 and within one turn: a large λ has no fraction in a lower precision.
+    turn = torch.as_tensor(lam, device=z1.device).to(torch.float64).remainder(4)
+    angle = 0.5 * math.pi * turn
+    return z1 * angle.cos().to(z1.dtype) + z2 * angle.sin().to(z1.dtype)
 
 
 def check_decreasing_times(times: Sequence[float] | Tensor) -> list[float]:
@@ -257,6 +267,13 @@ def check_decreasing_times(times: Sequence[float] | Tensor) -> list[float]:
     if len(clock) < 2 or not all(0 <= u < t <= 1 for t, u in pairwise(clock)):
         raise ValueError(f"times must be at least two, decreasing in [0, 1], got {clock}")
     return clock
+
+
+def _kept(bb_u: float, sigma: float) -> float:
+    """√(β̄_u² − σ²), also where the squares would under- or overflow."""
+    square = (bb_u - sigma) * (bb_u + sigma)
+    within = 1e-290 < square < 1e290
+    return math.sqrt(square) if within else math.sqrt(bb_u - sigma) * math.sqrt(bb_u + sigma)
 
 
 def _check_pair(ab_t: float, bb_t: float, ab_u: float, bb_u: float) -> None:

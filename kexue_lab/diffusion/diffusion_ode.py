@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import sympy as sp
@@ -21,17 +21,22 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from kexue_lab.diffusion.schedules import Score
+from kexue_lab.precision import holds, narrowed, power_of_two, widened
 from kexue_lab.validation import (
+    check_choice,
     check_count,
     check_floating,
+    check_monotone,
     check_non_negative,
     check_points,
     check_positive,
+    check_precise,
 )
 
 Array = NDArray[np.float64]
 Grid = Literal["rho", "log", "linear"]
 Method = Literal["euler", "heun", "rk4"]
+Weighting = Literal["none", "sigma2"]
 Velocity = Callable[[Tensor, float], Tensor]
 Denoiser = Callable[[Tensor, float], Tensor]
 """A denoiser: points (B, d) and one noise level to E[x_0 | x], (B, d)."""
@@ -71,13 +76,16 @@ def heat_solution(p0: ArrayLike, dx: float, sigma: float) -> Array:
         ValueError: if p0 is not one-dimensional, dx is not positive or sigma negative.
     """
     values = np.asarray(p0, dtype=np.float64)
-    if values.ndim != 1 or not values.size:
-        raise ValueError(f"p0 must have shape (n,), got {values.shape}")
+    if values.ndim != 1 or not values.size or not np.isfinite(values).all():
+        raise ValueError(f"p0 must have shape (n,) and be finite, got {values.shape}: {values}")
     check_positive(dx=dx)
     check_non_negative(sigma=sigma)
     omega = 2 * np.pi * np.fft.rfftfreq(len(values), dx)
-    modes = np.fft.rfft(values) * np.exp(-0.5 * (sigma * omega) ** 2)
-    smooth: Array = np.fft.irfft(modes, len(values))
+    with np.errstate(over="ignore", invalid="ignore"):
+        modes = np.fft.rfft(values) * np.exp(-0.5 * (sigma * omega) ** 2)
+        smooth: Array = np.fft.irfft(modes, len(values))
+    if not np.isfinite(smooth).all():
+        raise ValueError(f"p0 and sigma/dx must stay within float64, got {sigma = }, {dx = }")
     return smooth
 
 
@@ -93,7 +101,7 @@ def sigma_grid(
         sigma_min: last level, ≥ 0; > 0 for "log".
         sigma_max: first level.
         kind: see above.
-        rho: exponent ρ > 0 of "rho".
+        rho: exponent ρ of "rho", in [0.001, 1000].
 
     Raises:
         TypeError: if n is not an integer.
@@ -111,24 +119,35 @@ def sigma_grid(
     check_positive(sigma_max=sigma_max, rho=rho)
     if not sigma_min < sigma_max:
         raise ValueError(f"sigma_min must be below sigma_max = {sigma_max}, got {sigma_min}")
-    if kind not in get_args(Grid):
-        raise ValueError(f"kind must be one of {get_args(Grid)}, got {kind!r}")
+    check_choice(Grid, kind=kind)
     if kind == "log":
         check_positive(sigma_min=sigma_min)
         levels = np.geomspace(sigma_max, sigma_min, n + 1)
     else:
         power = 1 / rho if kind == "rho" else 1.0
+        # For ρ outside a powers of σ would all round to 1, or leave float64.
+        if not 1e-3 <= power <= 1e3:
+            raise ValueError(f'rho must lie in [0.001, 1000], got {rho}; kind="log" is rho = inf')
         levels = np.linspace(sigma_max**power, sigma_min**power, n + 1) ** (1 / power)
     levels[0], levels[-1] = sigma_max, sigma_min  # the ends exactly, not up to rounding
+    if not (np.diff(levels) < 0).all():
+        raise ValueError(f"n must leave distinct levels, got {n} between {sigma_max}, {sigma_min}")
     return torch.from_numpy(levels)
 
 
 def denoiser_score(denoiser: Denoiser) -> Score:
-    """Return the score (x, σ) ↦ (D(x, σ) − x)/σ² of a denoiser D, for σ > 0.
+    """Return the score (x, σ) ↦ (D(x, σ) − x)/σ² of a denoiser D, for σ > 0; nan at σ = 0.
 
     Source: Tweedie's formula; Karras et al., arXiv:2206.00364, equation 3.
     """
-    return lambda x, sigma: (denoiser(x, sigma) - x) / sigma**2
+
+    def score(x: Tensor, sigma: float) -> Tensor:
+        difference = denoiser(x, sigma) - x
+        square = sigma * sigma
+        # A square that underflows would be divided by twice; 0/0 at σ = 0 is the caller's.
+        return difference / square if square > 1e-30 else difference / sigma / sigma
+
+    return score
 
 
 def sample_ode(
@@ -143,7 +162,9 @@ def sample_ode(
 ) -> Tensor:
     """Move points along dx/dσ = −σ A ∇ log p_σ(x), from each given noise level to the next.
 
-    Euler is DDIM in the variable x/ᾱ; Heun is the sampler of EDM without its noise.
+    Euler is DDIM in the variable x/ᾱ; Heun is the sampler of EDM without its noise. A step to
+    σ = 0 is Euler's where the score does not exist there, as that of `denoiser_score`; at σ = 0
+    `denoise` leaves the points where they are.
 
     Args:
         score: (x: (B, d), σ) ↦ ∇ log p_σ(x), (B, d).
@@ -165,7 +186,7 @@ def sample_ode(
     Source: Karras et al., arXiv:2206.00364, equation 1 and algorithm 1.
     """
     velocity = _velocity(score, x, matrix)
-    levels = _check_levels(sigmas)
+    levels = check_monotone(sigmas=sigmas)
     step = _stepper(method)
     with torch.no_grad():
         path = [x]
@@ -174,9 +195,10 @@ def sample_ode(
             if return_path:
                 path.append(x)
         if denoise:
-            x = x + levels[-1] ** 2 * score(x, levels[-1])
+            if levels[-1] > 0:
+                x = x + levels[-1] ** 2 * score(x, levels[-1])
             path.append(x)
-    return torch.stack(path) if return_path else x
+    return narrowed(torch.stack(path) if return_path else x, x.dtype, "the points")
 
 
 def flow_log_density(
@@ -209,7 +231,7 @@ def flow_log_density(
     Source: Chen et al., "Neural Ordinary Differential Equations", arXiv:1806.07366.
     """
     velocity = _velocity(score, x, matrix)
-    levels = _check_levels(sigmas)
+    levels = check_monotone(sigmas=sigmas)
     step = _stepper(method)
     probes = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)[:, None].expand(-1, *x.shape)
 
@@ -242,28 +264,39 @@ def gaussian_flow_map(
 
     Raises:
         ValueError: if cov0 is not symmetric positive definite or diffusivity has another shape.
-        RuntimeError: if the integrator gives up.
+        RuntimeError: if the integrator gives up, or Φ C(t0) Φᵀ misses C(t1) by more than 1e-6.
     """
     start = np.asarray(cov0, dtype=np.float64)
     if start.ndim != 2 or start.shape[0] != start.shape[1]:
         raise ValueError(f"cov0 must have shape (d, d), got {start.shape}")
-    if not np.allclose(start, start.T) or not (np.linalg.eigvalsh(start) > 0).all():
+    tolerance = 1e-8 * np.abs(start).max(initial=0)
+    if (
+        not (np.abs(start - start.T) <= tolerance).all()
+        or not (np.linalg.eigvalsh(start) > 0).all()
+    ):
         raise ValueError(f"cov0 must be symmetric positive definite, got {start.tolist()}")
     d = len(start)
+    # Tolerances of the integrator are meant for a covariance of the order of 1.
+    unit = float(power_of_two(torch.tensor(np.trace(start) / d)))
+    unit = 1.0 if 1e-3 <= unit <= 1e3 else unit
     if np.shape(diffusivity(t0)) != (d, d):
         raise ValueError(f"diffusivity must return ({d}, {d}), got {np.shape(diffusivity(t0))}")
 
     def slope(t: float, state: Array) -> Array:
         covariance, flow = state.reshape(2, d, d)
-        matrix = np.asarray(diffusivity(t), dtype=np.float64)
+        matrix = np.asarray(diffusivity(t), dtype=np.float64) / unit
         return np.stack([2 * matrix, matrix @ np.linalg.solve(covariance, flow)]).ravel()
 
-    initial = np.stack([start, np.eye(d)]).ravel()
+    initial = np.stack([start / unit, np.eye(d)]).ravel()
     solution = solve_ivp(slope, (t0, t1), initial, "DOP853", rtol=1e-12, atol=1e-13)
     if not solution.success:
         raise RuntimeError(f"the integrator gave up: {solution.message}")
-    flow: Array = solution.y[d * d :, -1].reshape(d, d)
-    return flow
+    covariance, flow = solution.y[:, -1].reshape(2, d, d)
+    carried = flow @ (start / unit) @ flow.T
+    if not np.abs(carried - covariance).max() <= 1e-6 * np.abs(covariance).max():
+        raise RuntimeError("the flow lost its digits: C(t1) is too small beside C(t0)")
+    result: Array = flow
+    return result
 
 
 def conditional_score_loss(
@@ -271,7 +304,7 @@ def conditional_score_loss(
     x0: Tensor,
     sigma: float,
     *,
-    weighting: Literal["none", "sigma2"] = "none",
+    weighting: Weighting = "none",
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Return the mean over the batch of ‖s(x_0 + σε, σ) + ε/σ‖², a scalar.
@@ -293,16 +326,21 @@ def conditional_score_loss(
     """
     check_points(x0=x0)
     check_positive(sigma=sigma)
-    if weighting not in ("none", "sigma2"):
-        raise ValueError(f'weighting must be "none" or "sigma2", got {weighting!r}')
-    noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-    loss = (score(x0 + sigma * noise, sigma) + noise / sigma).square().sum(-1).mean()
+    check_choice(Weighting, weighting=weighting)
+    wide = widened(x0)
+    noise = torch.randn(wide.shape, generator=generator, dtype=wide.dtype, device=x0.device)
+    error = widened(score((wide + sigma * noise).to(x0.dtype), sigma)) + noise / sigma
+    # The square is taken of what is returned: that of 1/σ may be too large, or 0.
+    if weighting == "sigma2" and not 1e-15 < sigma < 1e15:
+        return (sigma * error).square().sum(-1).mean()
+    loss = error.square().sum(-1).mean()
     return loss * sigma**2 if weighting == "sigma2" else loss
 
 
 def _velocity(score: Score, x: Tensor, matrix: Tensor | None) -> Velocity:
     """Check points and matrix; return (x, σ) ↦ −σ A s(x, σ)."""
     check_points(x=x)
+    check_precise(x=x)
     if matrix is not None:
         check_floating(x=x, matrix=matrix)
         if matrix.shape != (x.shape[1], x.shape[1]):
@@ -320,34 +358,42 @@ def _velocity(score: Score, x: Tensor, matrix: Tensor | None) -> Velocity:
 
 
 def _stepper(method: str) -> Callable[[Velocity, Tensor, float, float], Tensor]:
-    steppers = {"euler": _euler, "heun": _heun, "rk4": _rk4}
-    if method not in steppers:
-        raise ValueError(f"method must be one of {tuple(steppers)}, got {method!r}")
-    return steppers[method]
+    check_choice(Method, method=method)
+    return {"euler": _euler, "heun": _heun, "rk4": _rk4}[method]
 
 
 def _euler(f: Velocity, x: Tensor, s: float, u: float) -> Tensor:
-    return x + (u - s) * f(x, s)
+    return x + (u - s) * _first(f, x, s)
 
 
 def _heun(f: Velocity, x: Tensor, s: float, u: float) -> Tensor:
-    first = f(x, s)
-    return x + 0.5 * (u - s) * (first + f(x + (u - s) * first, u))
+    first = _first(f, x, s)
+    end = f(x + (u - s) * first, u)
+    return x + 0.5 * (u - s) * (first + _or_at_zero(end, first, u))
 
 
 def _rk4(f: Velocity, x: Tensor, s: float, u: float) -> Tensor:
     h, middle = u - s, 0.5 * (s + u)
-    k1 = f(x, s)
+    k1 = _first(f, x, s)
     k2 = f(x + 0.5 * h * k1, middle)
     k3 = f(x + 0.5 * h * k2, middle)
     k4 = f(x + h * k3, u)
-    return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    # Without an end the step is Euler's: RK4's stages mean nothing singly.
+    return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4) if _exists(k4, u) else x + h * k1
 
 
-def _check_levels(sigmas: Sequence[float] | Tensor) -> list[float]:
-    levels = [float(sigma) for sigma in sigmas]
-    steps = [u - s for s, u in pairwise(levels)]
-    monotone = all(step < 0 for step in steps) or all(step > 0 for step in steps)
-    if not steps or not monotone or not min(levels) >= 0:
-        raise ValueError(f"sigmas must be non-negative and strictly monotone, got {levels}")
-    return levels
+def _first(f: Velocity, x: Tensor, sigma: float) -> Tensor:
+    velocity = f(x, sigma)
+    if not _exists(velocity, sigma):
+        raise ValueError("sigmas must not start at 0 where the score does not exist there, got 0.0")
+    return velocity
+
+
+def _or_at_zero(velocity: Tensor, before: Tensor, sigma: float) -> Tensor:
+    """The velocity, or the one before at σ = 0 if it does not exist there."""
+    return velocity if _exists(velocity, sigma) else before
+
+
+def _exists(velocity: Tensor, sigma: float) -> bool:
+    """Whether there is a velocity: at σ = 0 the score of a denoiser is 0/0."""
+    return sigma > 0 or holds(velocity.isfinite())

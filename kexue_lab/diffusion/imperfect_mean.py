@@ -3,6 +3,7 @@
 With x_0 − μ̄ = −(β̄/ᾱ)(ε − ε_θ) the variance of x_0 given x_t is measured on the scale of ε and
 multiplied by β̄²/ᾱ² at the end. For ε_θ = E[ε | x_t] + b the best variance is
 E[(ε − ε_θ)² | x_t] = Var(ε | x_t) + b². All squares are entry by entry.
+Losses of half-precision inputs are computed and returned in float32, which their squares need.
 Source: Bao et al., "Estimating the Optimal Covariance with Imperfect Mean in Diffusion
 Probabilistic Models", arXiv:2206.07309; kexue.fm/archives/9246.
 """
@@ -10,12 +11,24 @@ Probabilistic Models", arXiv:2206.07309; kexue.fm/archives/9246.
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from kexue_lab.validation import check_count, check_floating, check_non_negative, check_positive
+from kexue_lab.precision import (
+    narrowed,
+    relative_entropy,
+    squared_ratio,
+    widened,
+)
+from kexue_lab.validation import (
+    check_choice,
+    check_count,
+    check_floating,
+    check_non_negative,
+    check_positive,
+)
 
 Reduction = Literal["mean", "sum", "none"]
 Output = Literal["softplus", "raw", "log"]
@@ -42,8 +55,8 @@ def residual_variance(noise: Tensor, eps_pred: Tensor, *, per_dim: bool = False)
         tensor(2.5000)
     """
     _check_same(noise=noise, eps_pred=eps_pred)
-    squares = (noise - eps_pred).square().mean(0)
-    return squares if per_dim else squares.mean()
+    squares = (noise.double() - eps_pred.double()).square().mean(0)
+    return narrowed(squares if per_dim else squares.mean(), noise.dtype, "the variance")
 
 
 def npr_loss(
@@ -74,7 +87,8 @@ def npr_loss(
     Source: arXiv:2206.07309, equation 14.
     """
     _check_same(g=g, noise=noise, eps_pred=eps_pred)
-    _check_reduction(reduction)
+    check_choice(Reduction, reduction=reduction)
+    g, noise, eps_pred = widened(g), widened(noise), widened(eps_pred)
     difference = g - (noise - eps_pred).detach().square()
     if scale is not None:
         # A tensor's values are not looked at, so that the loss works inside `torch.func.vmap`.
@@ -99,8 +113,8 @@ def sn_loss(h: Tensor, noise: Tensor, *, reduction: Reduction = "mean") -> Tenso
     Source: arXiv:2206.07309, equation 10.
     """
     _check_same(h=h, noise=noise)
-    _check_reduction(reduction)
-    return _reduce((h - noise.square()).square(), reduction)
+    check_choice(Reduction, reduction=reduction)
+    return _reduce((widened(h) - widened(noise).square()).square(), reduction)
 
 
 def sn_variance(h: Tensor, eps_pred: Tensor, *, floor: float = 0.0) -> Tensor:
@@ -124,7 +138,8 @@ def sn_variance(h: Tensor, eps_pred: Tensor, *, floor: float = 0.0) -> Tensor:
     _check_same(h=h, eps_pred=eps_pred)
     if math.isnan(floor):
         raise ValueError("floor must be a number, got nan")
-    return (h - eps_pred.square()).clamp_min(floor)
+    variance = (h.double() - eps_pred.double().square()).clamp_min(floor)
+    return narrowed(variance, h.dtype, "the variance")
 
 
 def variance_nll(
@@ -149,9 +164,12 @@ def variance_nll(
     distribution", 1994.
     """
     _check_same(log_g=log_g, noise=noise, eps_pred=eps_pred)
-    _check_reduction(reduction)
+    check_choice(Reduction, reduction=reduction)
+    log_g, noise, eps_pred = widened(log_g), widened(noise), widened(eps_pred)
     squares = (noise - eps_pred).detach().square()
-    return _reduce(0.5 * (log_g + squares * (-log_g).exp()), reduction)
+    # Where there is no residual 1/g has no weight, even if it is infinite.
+    weight = torch.where(squares > 0, -log_g, 0).exp()
+    return _reduce(0.5 * (log_g + squares * weight), reduction)
 
 
 def gaussian_excess(g_true: Tensor, g: Tensor) -> Tensor:
@@ -169,8 +187,9 @@ def gaussian_excess(g_true: Tensor, g: Tensor) -> Tensor:
     for name, value in (("g_true", g_true), ("g", g)):
         if not (value > 0).all():
             raise ValueError(f"{name} must be positive, got minimum {value.min():g}")
-    ratio = g_true / g
-    return 0.5 * (ratio - 1 - ratio.log())
+    true, other = g_true.double(), g.double()
+    lost = 0.5 * relative_entropy((true - other) / other, true.log() - other.log())
+    return narrowed(lost, g.dtype, "the excess")
 
 
 def to_x0_variance(
@@ -197,8 +216,9 @@ def to_x0_variance(
     check_non_negative(beta_bar=beta_bar)
     if clip is not None and not clip[0] <= clip[1]:
         raise ValueError(f"clip must be (lower, upper) with lower <= upper, got {clip}")
-    variance = (beta_bar / alpha_bar) ** 2 * g
-    return variance if clip is None else variance.clamp(*clip)
+    variance = squared_ratio(beta_bar=beta_bar, alpha_bar=alpha_bar) * g.double()
+    variance = variance if clip is None else variance.clamp(*clip)
+    return narrowed(variance, g.dtype, "the variance")
 
 
 class VarianceHead(nn.Module):
@@ -216,8 +236,7 @@ class VarianceHead(nn.Module):
 
     def __init__(self, dim: int, width: int = 64, output: Output = "softplus") -> None:
         check_count(dim=dim, width=width)
-        if output not in get_args(Output):
-            raise ValueError(f"output must be one of {get_args(Output)}, got {output!r}")
+        check_choice(Output, output=output)
         super().__init__()
         self.frequencies: Tensor
         self.register_buffer("frequencies", math.pi * torch.tensor([1.0, 2.0, 4.0, 8.0]))
@@ -243,11 +262,6 @@ def _check_same(**tensors: Tensor) -> None:
     if len(shapes) > 1 or 0 in next(iter(shapes)):
         found = ", ".join(str(tuple(value.shape)) for value in tensors.values())
         raise ValueError(f"{', '.join(tensors)} must share one non-empty shape, got {found}")
-
-
-def _check_reduction(reduction: str) -> None:
-    if reduction not in get_args(Reduction):
-        raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
 
 
 def _reduce(loss: Tensor, reduction: Reduction) -> Tensor:

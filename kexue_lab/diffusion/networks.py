@@ -12,7 +12,7 @@ from kexue_lab.data import digits
 from kexue_lab.diffusion.ddim import NoiseModel
 from kexue_lab.diffusion.schedules import NoiseSchedule
 from kexue_lab.training import fit, generator
-from kexue_lab.validation import check_count
+from kexue_lab.validation import check_count, check_floating
 
 _DIGIT_WEIGHTS = Path(__file__).parent / "recorded" / "ddim.pt"
 
@@ -75,8 +75,10 @@ def velocity_batch(
         generator: source of the noise ε.
 
     Raises:
+        TypeError: if x0 is not a floating-point tensor.
         ValueError: if t is not (B,) or outside [0, 1].
     """
+    check_floating(x0=x0)
     if t.shape != x0.shape[:1]:
         raise ValueError(f"t must have shape ({len(x0)},), got {tuple(t.shape)}")
     noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)

@@ -17,12 +17,19 @@ from torch import Tensor
 
 from kexue_lab.diffusion.ddim import (
     NoiseModel,
-    check_decreasing_times,
     ddpm_sigma,
     posterior_coefficients,
 )
 from kexue_lab.diffusion.schedules import NoiseSchedule
-from kexue_lab.validation import check_floating, check_non_negative, check_positive
+from kexue_lab.precision import narrowed, relative_entropy, squared_ratio
+from kexue_lab.validation import (
+    check_decreasing,
+    check_finite,
+    check_floating,
+    check_non_negative,
+    check_positive,
+    check_precise,
+)
 
 Variance = Callable[[Tensor, float], Tensor]
 """A conditional variance of x_0: points (B, …) and a time to a tensor that broadcasts to them."""
@@ -53,12 +60,14 @@ def variance_from_mean(
     Source: kexue.fm/archives/9245, equation 16.
     """
     _check_batch("mu", mu)
+    dtype, mu = mu.dtype, mu.double()
     mean = _like_sample("data_mean", data_mean, mu)
     variance = _like_sample("data_variance", data_variance, mu)
+    check_finite(data_mean=mean, data_variance=variance)
     if not (variance >= 0).all():
         raise ValueError(f"data_variance must be non-negative, got minimum {variance.min():g}")
     estimate = variance - (mu - mean).square().mean(0)
-    return estimate if per_dim else estimate.mean()
+    return narrowed(estimate if per_dim else estimate.mean(), dtype, "the variance")
 
 
 def variance_from_noise(
@@ -96,9 +105,11 @@ def variance_from_noise(
     check_non_negative(beta_bar=beta_bar)
     if clip is not None and not clip[0] <= clip[1]:
         raise ValueError(f"clip must be (lower, upper) with lower <= upper, got {clip}")
-    power = eps.square().mean(0)
-    estimate = (beta_bar / alpha_bar) ** 2 * (1 - (power if per_dim else power.mean()))
-    return estimate if clip is None else estimate.clamp(*clip)
+    power = eps.double().square().mean(0)
+    factor = squared_ratio(beta_bar=beta_bar, alpha_bar=alpha_bar)
+    estimate = factor * (1 - (power if per_dim else power.mean()))
+    estimate = estimate if clip is None else estimate.clamp(*clip)
+    return narrowed(estimate, eps.dtype, "the variance")
 
 
 def optimal_reverse_variance(
@@ -125,7 +136,10 @@ def optimal_reverse_variance(
     """
     check_non_negative(sigma_bar2=sigma_bar2)
     _, lam = posterior_coefficients(ab_t, bb_t, ab_u, bb_u, sigma)
-    return sigma**2 + lam**2 * sigma_bar2
+    variance = sigma * sigma + lam * lam * sigma_bar2
+    if not math.isfinite(variance):
+        raise ValueError(f"sigma, sigma_bar2 must leave it finite, got {sigma}, {sigma_bar2}")
+    return variance
 
 
 def linear_mmse(eigenvalues: Tensor, alpha_bar: float, beta_bar: float) -> Tensor:
@@ -154,7 +168,11 @@ def linear_mmse(eigenvalues: Tensor, alpha_bar: float, beta_bar: float) -> Tenso
         raise ValueError(f"eigenvalues must be non-negative, got {eigenvalues.min():g}")
     check_non_negative(alpha_bar=alpha_bar)
     check_positive(beta_bar=beta_bar)
-    return (eigenvalues * beta_bar**2 / (alpha_bar**2 * eigenvalues + beta_bar**2)).mean()
+    deviations = eigenvalues.double().sqrt()
+    # l β̄²/(ᾱ²l + β̄²) as a square, none of whose factors is too large or small.
+    noise = torch.full_like(deviations, beta_bar)
+    kept = deviations * (beta_bar / torch.hypot(alpha_bar * deviations, noise))
+    return narrowed(kept.square().mean(), eigenvalues.dtype, "the error")
 
 
 def variance_bounds(
@@ -190,12 +208,13 @@ def variance_bounds(
     """
     check_non_negative(alpha_bar=alpha_bar)
     check_positive(beta_bar=beta_bar)
-    candidates = [(beta_bar / alpha_bar) ** 2 if alpha_bar > 0 else math.inf]
+    noise = beta_bar / alpha_bar if alpha_bar > 0 else math.inf
+    candidates = [noise * noise]
     if data_range is not None:
         low, high = data_range
         if not low < high:
             raise ValueError(f"data_range must be (a, b) with a < b, got {data_range}")
-        candidates.append((high - low) ** 2 / 4)
+        candidates.append((high - low) * (high - low) / 4)
     if data_variance is not None:
         check_non_negative(data_variance=data_variance)
         one = torch.tensor([data_variance], dtype=torch.float64)
@@ -221,7 +240,11 @@ def kl_excess(v: float, v_star: float, d: int) -> float:
         0.9657
     """
     check_positive(v=v, v_star=v_star, d=d)
-    return 0.5 * d * (v_star / v - 1 - math.log(v_star / v))
+    excess = (v_star - v) / v
+    if not math.isfinite(excess):
+        raise ValueError(f"v_star/v must be finite, got {v_star}/{v}")
+    pair = torch.tensor([excess, math.log(v_star) - math.log(v)], dtype=torch.float64)
+    return 0.5 * d * float(relative_entropy(pair[0], pair[1]))
 
 
 @torch.no_grad()
@@ -260,8 +283,8 @@ def sample_analytic(
 
     Source: arXiv:2201.06503, algorithm 1.
     """
-    check_floating(x=x)
-    clock = check_decreasing_times(times)
+    check_precise(x=x)
+    clock = check_decreasing(1.0, times=times)
     if schedule.alpha_bar(clock[0]) == 0:
         raise ValueError(f"times must start where alpha_bar > 0, got {clock[0]}")
     if not callable(sigma_bar2):
@@ -281,6 +304,8 @@ def sample_analytic(
         if i == len(clock) - 2 and not last_noise:
             return mean
         forgotten = sigma_bar2(x, t) if callable(sigma_bar2) else values[i].to(x)
+        if not bool((forgotten >= 0).all()):
+            raise ValueError(f"sigma_bar2 must be non-negative, got {forgotten.min():g} at {t}")
         noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         x = mean + (sigma**2 + lam**2 * forgotten).sqrt() * noise
     return x

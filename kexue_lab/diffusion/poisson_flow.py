@@ -16,19 +16,29 @@ import math
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import gammaln, wofz
+from scipy.special import gammaln, poch, wofz
 from torch import Tensor
 
-from kexue_lab.validation import check_count, check_floating, check_points, check_positive
+from kexue_lab.precision import narrowed, power_of_two, widened
+from kexue_lab.validation import (
+    check_count,
+    check_finite,
+    check_floating,
+    check_non_negative,
+    check_points,
+    check_positive,
+)
 
 Array = NDArray[np.float64]
+_LARGEST_DRAW = 10**9  # normals that one call of `perturb` will draw
 
 
 def poisson_field(x: Tensor, t: float, data: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the field of unit total charge at points (x, t), outward, (B, d+1).
 
     E = Σ m_i (x − y_i, t)/(‖x − y_i‖² + t²)^{(d+1)/2} / S with S the area of the unit sphere in
-    d + 1 dimensions: the flux through a closed surface is the charge inside.
+    d + 1 dimensions: the flux through a closed surface is the charge inside. Far out it falls
+    below what the dtype holds and is 0.
 
     Args:
         x: (B, d).
@@ -42,13 +52,14 @@ def poisson_field(x: Tensor, t: float, data: Tensor, weights: Tensor | None = No
 
     Source: arXiv:2209.11178, equation 3.
     """
-    log_kernel = _log_kernel(x, t, data, weights, 1)
+    log_kernel, log_largest = _log_kernel(x, t, data, weights, 1)
     d = x.shape[1]
     log_area = math.log(2) + 0.5 * (d + 1) * math.log(math.pi) - float(gammaln(0.5 * (d + 1)))
-    strength = (log_kernel.logsumexp(-1) - log_area).exp()
-    direction = x - log_kernel.softmax(-1) @ data
+    strength = (log_kernel.logsumexp(-1) + log_largest - log_area).exp()
+    direction = x.double() - log_kernel.softmax(-1) @ data.double()
     height = torch.full_like(strength, t)
-    return strength[:, None] * torch.cat([direction, height[:, None]], -1)
+    field = strength[:, None] * torch.cat([direction, height[:, None]], -1)
+    return narrowed(field, x.dtype, "poisson_field")
 
 
 def poisson_denoiser(
@@ -76,8 +87,9 @@ def poisson_denoiser(
         >>> poisson_denoiser(torch.tensor([[0.5]]), 1.0, data)
         tensor([[0.4444]])
     """
-    denoised: Tensor = _log_kernel(x, r, data, weights, aug_dim).softmax(-1) @ data
-    return denoised
+    log_kernel, _ = _log_kernel(x, r, data, weights, aug_dim)
+    denoised = log_kernel.softmax(-1) @ data.double()
+    return narrowed(denoised, x.dtype, "poisson_denoiser")
 
 
 def perturb(
@@ -85,7 +97,8 @@ def perturb(
 ) -> Tensor:
     """Return x_0 + r z/χ_D, where z is standard normal and χ_D the length of D more normals.
 
-    D = 1 is multivariate Cauchy noise (it has no mean), D = ∞ is N(0, r²).
+    D = 1 is multivariate Cauchy noise (it has no mean), D = ∞ is N(0, r²). A draw beyond the dtype
+    is its largest number.
 
     Args:
         x0: (B, d).
@@ -103,18 +116,22 @@ def perturb(
     check_positive(r=r)
     _check_aug_dim(aug_dim)
 
+    wide, largest = widened(x0), torch.finfo(x0.dtype).max
+
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=x0.dtype, device=x0.device)
+        return torch.randn(shape, generator=generator, dtype=wide.dtype, device=x0.device)
 
     z = normal(*x0.shape)
     if aug_dim == math.inf:
-        return x0 + r * z
+        return (wide + r * z).clamp(-largest, largest).to(x0.dtype)
     if aug_dim != int(aug_dim):
         raise ValueError(f"aug_dim must be whole or infinite to draw from it, got {aug_dim}")
+    if aug_dim * len(x0) > _LARGEST_DRAW:
+        raise ValueError(f"aug_dim must be at most {_LARGEST_DRAW // len(x0)}, got {aug_dim}")
     chi = torch.linalg.vector_norm(normal(len(x0), int(aug_dim)), dim=-1, keepdim=True)
     # A length of exactly 0 would throw the point to infinity.
-    perturbed: Tensor = x0 + r * z / chi.clamp_min(torch.finfo(x0.dtype).tiny)
-    return perturbed
+    perturbed: Tensor = wide + r * z / chi.clamp_min(torch.finfo(wide.dtype).tiny)
+    return perturbed.clamp(-largest, largest).to(x0.dtype)
 
 
 def sample_prior(
@@ -175,9 +192,11 @@ def voigt_field(
         raise ValueError(f"weights must be non-negative with sum 1, got {w.tolist()}")
     if not (s > 0).all():
         raise ValueError(f"stds must be positive, got {s.tolist()}")
-    if not t >= 0:
-        raise ValueError(f"t must be non-negative, got {t}")
-    z = (np.asarray(x, dtype=np.float64)[..., None] - mu + 1j * t) / (s * math.sqrt(2))
+    check_non_negative(t=t)
+    with np.errstate(over="ignore", invalid="ignore"):
+        z = (np.asarray(x, dtype=np.float64)[..., None] - mu + 1j * t) / (s * math.sqrt(2))
+    if not np.isfinite(z).all():
+        raise ValueError("x, means and t over stds must be finite, got a ratio beyond float64")
     field = (wofz(z) * w / (s * math.sqrt(2 * math.pi))).sum(-1)
     return field.real, field.imag
 
@@ -199,40 +218,55 @@ def prior_tv_constant(d: int) -> float:
         0.2789
     """
     check_count(d=d)
-    # From ½∫|ΔP_T| s²/2, whose integrand changes its sign at the radius T √(d/3).
-    log_c = (
-        math.log(d + 1)
-        + float(gammaln(0.5 * (d + 1)) - gammaln(0.5 * d))
-        - 0.5 * math.log(math.pi)
-        + 0.5 * d * math.log(d / 3)
-        - 0.5 * (d + 3) * math.log((d + 3) / 3)
-    )
-    return math.exp(log_c)
+    # From ½∫|ΔP_T| s²/2, whose integrand changes its sign at the radius T √(d/3). Both powers of d
+    # are taken as one: their logarithms would cancel for large d.
+    ratio = float(poch(0.5 * d, 0.5)) * math.exp(-0.5 * d * math.log1p(3 / d))
+    return (d + 1) * ratio / math.sqrt(math.pi) / math.pow((d + 3) / 3, 1.5)
 
 
 def _log_kernel(
     x: Tensor, r: float, data: Tensor, weights: Tensor | None, aug_dim: float
-) -> Tensor:
-    """Logarithms of m_i (‖x − y_i‖² + r²)^{−(d+D)/2}, (B, N), or of the Gaussian weights."""
+) -> tuple[Tensor, Tensor]:
+    """Logarithms of m_i (‖x − y_i‖² + r²)^{−(d+D)/2}, or of the Gaussian weights, in float64.
+
+    They are given as (B, N) relative to the nearest point's, and that one's without its m_i, (B,).
+    The relative ones alone are exact for large D or x, where all are nearly equal.
+    """
     check_points(x=x, data=data)
+    check_finite(x=x, data=data)
     if data.shape[1] != x.shape[1] or not len(data):
         shape = tuple(data.shape)
         raise ValueError(f"data must have shape (N, {x.shape[1]}), N >= 1, got {shape}")
     check_positive(r=r)
     _check_aug_dim(aug_dim)
-    squares = (x[:, None] - data).square().sum(-1)
+    log_weights = _log_weights(weights, x, data)
+    x, data = x.double(), data.double()
+    unit = power_of_two(torch.stack([x.abs().max(), data.abs().max(), x.new_tensor(r)]).max())
+    x, data, radius = x / unit, data / unit, r / unit
+    away = x[:, None] - data
+    nearest = away.square().sum(-1).argmin(-1)
+    here, least = data[nearest], x - data[nearest]
+    # ‖x − y_i‖² − ‖x − y_n‖² as a product does not cancel far from the data.
+    further = ((here[:, None] - data) * (away + least[:, None])).sum(-1)
+    squares = least.square().sum(-1)
     if aug_dim == math.inf:
-        log_kernel = squares / (-2 * r**2)
-    else:
-        log_kernel = -0.5 * (x.shape[1] + aug_dim) * (squares + r**2).log()
+        return log_weights - 0.5 * further / radius / radius, -0.5 * squares / radius / radius
+    power = 0.5 * (x.shape[1] + aug_dim)
+    total = squares + radius**2
+    relative = torch.log1p(further / total[:, None])
+    return log_weights - power * relative, -power * (total.log() + 2 * unit.log())
+
+
+def _log_weights(weights: Tensor | None, x: Tensor, data: Tensor) -> Tensor:
     if weights is None:
-        return log_kernel - math.log(len(data))
+        return x.new_full((len(data),), -math.log(len(data)), dtype=torch.float64)
     check_floating(x=x, weights=weights)
     if weights.shape != data.shape[:1]:
         raise ValueError(f"weights must have shape ({len(data)},), got {tuple(weights.shape)}")
-    if not (weights >= 0).all() or abs(float(weights.sum()) - 1) > 1e-6:
-        raise ValueError(f"weights must be non-negative with sum 1, got sum {weights.sum():g}")
-    return log_kernel + weights.log()
+    total = float(weights.double().sum())
+    if not (weights >= 0).all() or not abs(total - 1) <= max(1e-6, torch.finfo(x.dtype).eps):
+        raise ValueError(f"weights must be non-negative with sum 1, got sum {total:g}")
+    return weights.double().log()
 
 
 def _check_aug_dim(aug_dim: float) -> None:

@@ -24,7 +24,15 @@ from scipy.special import exprel, ndtri
 from torch import Tensor
 
 from kexue_lab.diffusion.schedules import GaussianMixture, NoiseSchedule, Score
-from kexue_lab.validation import check_non_negative, check_points
+from kexue_lab.precision import narrowed, widened
+from kexue_lab.validation import (
+    check_choice,
+    check_count,
+    check_monotone,
+    check_non_negative,
+    check_points,
+    check_precise,
+)
 
 Array = NDArray[np.float64]
 
@@ -116,7 +124,9 @@ def solve_fokker_planck(
     if not (np.isfinite(p) & (p >= 0)).all():
         raise ValueError(f"p0 must be non-negative and finite, got minimum {p.min()}")
     clock = np.asarray(times, dtype=np.float64)
-    if clock.ndim != 1 or clock.size == 0 or not (np.diff(clock) > 0).all():
+    if clock.ndim != 1 or clock.size == 0 or not np.isfinite(clock).all():
+        raise ValueError(f"times must be one-dimensional and finite, got {clock}")
+    if not (np.diff(clock) > 0).all():
         raise ValueError(f"times must be one-dimensional and increasing, got {clock}")
     if not 0.5 <= theta <= 1:
         raise ValueError(f"theta must lie in [0.5, 1], got {theta}")
@@ -212,7 +222,8 @@ def family_drift(
     if not math.isfinite(rate):
         raise ValueError(f"t must be a time of finite g_t², got {t}")
     factor = 1 + kappa if reverse else 1 - kappa
-    return f * x - 0.5 * factor * rate * gradient
+    drift = f * widened(x) - 0.5 * factor * rate * widened(gradient)
+    return drift if drift.dtype == x.dtype else narrowed(drift, x.dtype, "the drift")
 
 
 @torch.no_grad()
@@ -248,8 +259,9 @@ def sample_family(
         TypeError: if x is not a floating-point tensor.
     """
     check_points(x=x)
+    check_precise(x=x)
     check_non_negative(kappa=kappa)
-    clock = _check_times(times)
+    clock = check_monotone(1.0, times=times)
     reverse = clock[1] < clock[0]
     path = [x]
     for t, u in pairwise(clock):
@@ -307,12 +319,11 @@ def log_likelihood(
         TypeError: if x is not a floating-point tensor.
     """
     check_points(x=x)
+    check_precise(x=x)
     if not 0 <= t0 < t1 <= 1:
         raise ValueError(f"t0 and t1 must satisfy 0 <= {t0} < {t1} <= 1")
-    if n_steps < 1:
-        raise ValueError(f"n_steps must be at least 1, got {n_steps}")
-    if divergence not in ("exact", "hutchinson"):
-        raise ValueError(f"divergence must be 'exact' or 'hutchinson', got {divergence!r}")
+    check_count(n_steps=n_steps)
+    check_choice(Literal["exact", "hutchinson"], divergence=divergence)
     if divergence == "exact":
         # Row i of every point's Jacobian at once; rows do not mix points.
         probes = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)[:, None, :].expand(
@@ -391,7 +402,7 @@ def _quantile(mixture: GaussianMixture, level: float, alpha_bar: float, beta_bar
         return float(mixture.cdf(point, alpha_bar, beta_bar)) - level
 
     low, high = float(quantiles.min()) - widest, float(quantiles.max()) + widest
-    return float(brentq(excess, low, high, xtol=1e-14))
+    return float(brentq(excess, low, high, xtol=1e-14 * widest, maxiter=1000))
 
 
 def _gauss_points(edges: ArrayLike) -> tuple[Array, Array]:
@@ -406,6 +417,8 @@ def _evaluate_density(density: Callable[..., Array], *points: Array) -> Array:
     values = np.asarray(density(*points), dtype=np.float64)
     if values.shape != points[0].shape:
         raise ValueError(f"density must return shape {points[0].shape}, got {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError("density must return finite values, got nan or infinity")
     return values
 
 
@@ -438,13 +451,17 @@ def _hop_rates(
         # which stays exact down to diffusion 0.
         spread = 0.0
         if diffusion > 0:
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", divide="ignore"):
                 peclet = 2 * np.abs(velocity) * spacing / diffusion
-            spread = 0.5 * diffusion / spacing**2 / exprel(peclet)
-        up = np.maximum(velocity, 0) / spacing + spread
-        down = np.maximum(-velocity, 0) / spacing + spread
+                spread = 0.5 * diffusion / spacing**2 / exprel(peclet)
+        with np.errstate(over="ignore"):
+            up = np.maximum(velocity, 0) / spacing + spread
+            down = np.maximum(-velocity, 0) / spacing + spread
         rates.append(np.stack([up.ravel(), down.ravel()]))
-    return np.concatenate(rates, axis=1)
+    result = np.concatenate(rates, axis=1)
+    if not np.isfinite(result).all():
+        raise ValueError(f"edges must leave finite rates, got spacing {spacing:g}")
+    return result
 
 
 def _assemble(rates: Array, n: int, dimension: int) -> csc_matrix:
@@ -478,13 +495,3 @@ def _check_edges(edges: ArrayLike) -> Array:
     if not (widths > 0).all() or not np.allclose(widths, widths[0], rtol=1e-8, atol=0):
         raise ValueError(f"edges must be equally spaced and increasing, got {grid}")
     return grid
-
-
-def _check_times(times: Sequence[float] | Tensor) -> list[float]:
-    clock = [float(t) for t in times]
-    steps = [u - t for t, u in pairwise(clock)]
-    if not steps or not (all(s > 0 for s in steps) or all(s < 0 for s in steps)):
-        raise ValueError(f"times must be strictly increasing or decreasing, got {clock}")
-    if not all(0 <= t <= 1 for t in clock):
-        raise ValueError(f"times must lie in [0, 1], got {clock}")
-    return clock

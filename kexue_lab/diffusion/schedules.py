@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from kexue_lab.precision import holds, narrowed, widened
 from kexue_lab.validation import check_floating
 
 Score = Callable[[Tensor, float], Tensor]
@@ -30,7 +31,7 @@ def _evaluate(function: Callable[[Tensor], Tensor], name: str, value: Number) ->
     if isinstance(value, Tensor):
         if not value.is_floating_point():
             raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}")
-        return function(value)
+        return function(widened(value)).to(value.dtype)
     if not isinstance(value, float | int):
         raise TypeError(f"{name} must be a float or a tensor, got {type(value).__name__}")
     return float(function(torch.tensor(value, dtype=torch.float64)))
@@ -42,8 +43,8 @@ class NoiseSchedule(ABC):
 
     Make one with `NoiseSchedule.linear` or `NoiseSchedule.cosine`. Every method takes a float and
     returns a float, or takes a floating-point tensor and keeps its shape, dtype and device; each is
-    accurate to rounding near t = 0 also. Call the methods outside `torch.func.vmap`: they look at
-    the values of t to validate them.
+    accurate to rounding near t = 0 also, and infinite where it is beyond the dtype. Call the
+    methods outside `torch.func.vmap`: they look at the values of t to validate them.
 
     Raises:
         ValueError: (all methods) if t is outside [0, 1] or not a number.
@@ -80,6 +81,12 @@ class NoiseSchedule(ABC):
     @abstractmethod
     def _beta_bar(self, t: Tensor) -> Tensor: ...
 
+    def _sigma(self, t: Tensor) -> Tensor:
+        return self._beta_bar(t) / self._alpha_bar(t)
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        return 2 * (self._alpha_bar(t).log() - self._beta_bar(t).log())
+
     @abstractmethod
     def _drift(self, t: Tensor) -> Tensor: ...
 
@@ -112,13 +119,11 @@ class NoiseSchedule(ABC):
 
     def sigma(self, t: Number) -> Number:
         """Return the noise level σ = β̄_t/ᾱ_t, increasing in t (EDM's variable)."""
-        return self._at(lambda times: self._beta_bar(times) / self._alpha_bar(times), t)
+        return self._at(self._sigma, t)
 
     def log_snr(self, t: Number) -> Number:
         """Return log(ᾱ_t²/β̄_t²), the log signal-to-noise ratio; it is infinite at t = 0."""
-        return self._at(
-            lambda times: 2 * (self._alpha_bar(times).log() - self._beta_bar(times).log()), t
-        )
+        return self._at(self._log_snr, t)
 
     def t_from_sigma(self, sigma: Number) -> Number:
         """Return the time t at which β̄_t/ᾱ_t equals `sigma` (closed form, inverse of `sigma`).
@@ -150,6 +155,13 @@ class NoiseSchedule(ABC):
         return torch.linspace(t_max, t_min, n + 1, dtype=torch.float64)
 
 
+def _root(product: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """√product, or √a √b where the product ab is so small that it loses its digits."""
+    safe = torch.where(product > 0, product, 1)
+    lost = product < 1e10 * torch.finfo(product.dtype).tiny
+    return torch.where(lost, a.sqrt() * b.sqrt(), safe.sqrt())
+
+
 @dataclass(frozen=True)
 class _LinearSchedule(NoiseSchedule):
     """g_t² = β_min + (β_max − β_min) t; with B its integral, ᾱ² = e^{−B} and σ² = e^B − 1."""
@@ -174,7 +186,12 @@ class _LinearSchedule(NoiseSchedule):
         return torch.exp(-0.5 * self._integral(t))
 
     def _beta_bar(self, t: Tensor) -> Tensor:
-        return torch.sqrt(-torch.expm1(-self._integral(t)))
+        mean_rate = self.beta_min + 0.5 * (self.beta_max - self.beta_min) * t
+        return _root(-torch.expm1(-self._integral(t)), t, mean_rate)
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        # ᾱ itself may underflow where ln ᾱ² = −B does not.
+        return -self._integral(t) - 2 * self._beta_bar(t).log()
 
     def _drift(self, t: Tensor) -> Tensor:
         return -0.5 * self._rate(t)
@@ -212,7 +229,8 @@ class _CosineSchedule(NoiseSchedule):
     def _beta_bar(self, t: Tensor) -> Tensor:
         # cos²φ − cos²(ωt + φ) = sin(ωt) sin(ωt + 2φ), which does not cancel near t = 0.
         angle = self._omega * t
-        return torch.sqrt(torch.sin(angle) * torch.sin(angle + 2 * self._phi)) / math.cos(self._phi)
+        near, far = torch.sin(angle), torch.sin(angle + 2 * self._phi)
+        return _root(near * far, near, far) / math.cos(self._phi)
 
     def _drift(self, t: Tensor) -> Tensor:
         return -self._omega / torch.tan(self._omega * (1 - t))
@@ -237,9 +255,26 @@ class _Diffused(NamedTuple):
     variances: Tensor  # (1, K) or (B, K): ᾱ²v_k + β̄²
     residuals: Tensor  # (B, K, d): x − ᾱμ_k
     log_joint: Tensor  # (B, K): log of w_k N(x; ᾱμ_k, ᾱ²v_k + β̄²)
+    centres: Tensor  # (1, K, d) or (B, K, d): ᾱμ_k
+    offsets: Tensor  # (1, K) or (B, K): log_joint without the squared residuals
 
     def responsibilities(self) -> Tensor:
-        return self.log_joint.softmax(-1)
+        """The probabilities of the components, (B, K), also far out, where squares would cancel.
+
+        With z_k = (x − ᾱμ_k)/s_k and r the likeliest one, z_k² − z_r² = (z_k − z_r)·(z_k + z_r)
+        and z_k − z_r = z_r (s_r/s_k − 1) + ᾱ(μ_r − μ_k)/s_k.
+        """
+        if not holds(self.log_joint.amax(-1) > -math.inf):
+            raise ValueError("x must lie within 1e150 standard deviations of a component")
+        rows, best = torch.arange(len(self.log_joint)), self.log_joint.argmax(-1)
+        scales = self.variances.sqrt().expand(self.log_joint.shape)
+        centres = self.centres.expand(self.residuals.shape)
+        own = scales[rows, best][:, None]
+        z = self.residuals[rows, best] / own
+        gap = z[:, None] * (own / scales - 1)[..., None]
+        gap = gap + (centres[rows, best][:, None] - centres) / scales[..., None]
+        further = (gap * (gap + 2 * z[:, None])).sum(-1)
+        return (self.offsets - 0.5 * further).softmax(-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,7 +339,8 @@ class GaussianMixture:
         self, x: Tensor, alpha_bar: float | Tensor = 1.0, beta_bar: float | Tensor = 0.0
     ) -> Tensor:
         """Return log p(x_t) at x, (B,)."""
-        return self._diffuse(x, alpha_bar, beta_bar).log_joint.logsumexp(-1)
+        log_prob = self._diffuse(x, alpha_bar, beta_bar).log_joint.logsumexp(-1)
+        return narrowed(log_prob, x.dtype, "the log density")
 
     def cdf(
         self, x: Tensor, alpha_bar: float | Tensor = 1.0, beta_bar: float | Tensor = 0.0
@@ -319,7 +355,7 @@ class GaussianMixture:
         diffused = self._diffuse(x, alpha_bar, beta_bar)
         # erfc keeps its relative accuracy in the lower tail, torch.special.ndtr does not.
         below = 0.5 * torch.erfc(-diffused.residuals[..., 0] / (2 * diffused.variances).sqrt())
-        return (self.weights.to(x) * below).sum(-1)
+        return (self.weights.to(below) * below).sum(-1).clamp(max=1).to(x.dtype)
 
     def score(
         self, x: Tensor, alpha_bar: float | Tensor = 1.0, beta_bar: float | Tensor = 0.0
@@ -327,21 +363,25 @@ class GaussianMixture:
         """Return ∇ log p(x_t) at x, (B, d)."""
         diffused = self._diffuse(x, alpha_bar, beta_bar)
         pull = diffused.responsibilities() / diffused.variances
-        return -(pull[..., None] * diffused.residuals).sum(1)
+        return narrowed(-(pull[..., None] * diffused.residuals).sum(1), x.dtype, "the score")
 
     def noise(
         self, x: Tensor, alpha_bar: float | Tensor = 1.0, beta_bar: float | Tensor = 0.0
     ) -> Tensor:
         """Return E[ε | x_t = x] = −β̄ ∇ log p(x_t), (B, d): the ideal noise network."""
-        score = self.score(x, alpha_bar, beta_bar)
-        return -_column("beta_bar", beta_bar, x) * score
+        check_floating(x=x)
+        score = self.score(x.double(), alpha_bar, beta_bar)
+        noise = -_column("beta_bar", beta_bar, x).double() * score
+        return narrowed(noise, x.dtype, "the noise")
 
     def posterior_mean(
         self, x: Tensor, alpha_bar: float | Tensor = 1.0, beta_bar: float | Tensor = 0.0
     ) -> Tensor:
         """Return E[x_0 | x_t = x], (B, d): the ideal denoiser."""
         diffused = self._diffuse(x, alpha_bar, beta_bar)
-        return (diffused.responsibilities()[..., None] * self._conditional_means(diffused)).sum(1)
+        means = self._conditional_means(diffused)
+        mean = (diffused.responsibilities()[..., None] * means).sum(1)
+        return narrowed(mean, x.dtype, "the posterior mean")
 
     def posterior_cov(
         self, x: Tensor, alpha_bar: float | Tensor = 1.0, beta_bar: float | Tensor = 0.0
@@ -352,9 +392,10 @@ class GaussianMixture:
         means = self._conditional_means(diffused)
         centred = means - (weights[..., None] * means).sum(1, keepdim=True)
         between = torch.einsum("bk,bki,bkj->bij", weights, centred, centred)
-        within = weights * self.variances.to(x) * diffused.beta_bar**2 / diffused.variances
-        identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-        return between + within.sum(-1)[:, None, None] * identity
+        within = weights * self.variances.to(weights) * diffused.beta_bar**2 / diffused.variances
+        identity = torch.eye(x.shape[1], dtype=weights.dtype, device=x.device)
+        covariance = between + within.sum(-1)[:, None, None] * identity
+        return narrowed(covariance, x.dtype, "the posterior covariance")
 
     def _conditional_means(self, diffused: _Diffused) -> Tensor:
         """E[x_0 | x_t = x, component k], (B, K, d)."""
@@ -366,16 +407,17 @@ class GaussianMixture:
         check_floating(x=x)
         if x.ndim != 2 or x.shape[1] != d:
             raise ValueError(f"x must have shape (B, {d}), got {tuple(x.shape)}")
+        x = x.double()
         alpha = _column("alpha_bar", alpha_bar, x)
         beta = _column("beta_bar", beta_bar, x)
         variances = alpha**2 * self.variances.to(x) + beta**2
         if not (variances > 0).all():
             raise ValueError(f"beta_bar must be positive for components of variance 0: {beta_bar}")
-        residuals = x[:, None, :] - alpha[..., None] * self.means.to(x)
-        log_joint = self.weights.to(x).log() - 0.5 * (
-            d * torch.log(2 * math.pi * variances) + residuals.square().sum(-1) / variances
-        )
-        return _Diffused(alpha, beta, variances, residuals, log_joint)
+        centres = alpha[..., None] * self.means.to(x)
+        residuals = x[:, None, :] - centres
+        offsets = self.weights.to(x).log() - 0.5 * d * torch.log(2 * math.pi * variances)
+        log_joint = offsets - 0.5 * residuals.square().sum(-1) / variances
+        return _Diffused(alpha, beta, variances, residuals, log_joint, centres, offsets)
 
 
 def marginal_score(mixture: GaussianMixture, schedule: NoiseSchedule) -> Score:

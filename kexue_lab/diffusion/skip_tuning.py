@@ -12,13 +12,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from kexue_lab.diffusion.diffusion_ode import sigma_grid
-from kexue_lab.validation import check_count, check_floating, check_non_negative, check_positive
+from kexue_lab.precision import narrowed, widened
+from kexue_lab.validation import (
+    check_choice,
+    check_count,
+    check_decreasing,
+    check_finite,
+    check_floating,
+    check_non_negative,
+    check_positive,
+    check_precise,
+)
 
 Method = Literal["euler", "heun", "ancestral"]
 Denoiser = Callable[[Tensor, float], Tensor]
@@ -188,10 +198,11 @@ def edm_denoise(
     """
     check_floating(x=x)
     check_positive(sigma_data=sigma_data)
-    levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    levels = torch.as_tensor(sigma, dtype=widened(x).dtype, device=x.device)
     if levels.shape not in ((), x.shape[:1]):
         shape = tuple(levels.shape)
         raise ValueError(f"sigma must be a number or have shape ({len(x)},), got {shape}")
+    check_finite(sigma=levels)
     if not (levels > 0).all():
         raise ValueError(f"sigma must be positive, got minimum {levels.min():g}")
     return _precondition(net, x, levels.expand(len(x)), sigma_data, skip_weights)
@@ -205,11 +216,24 @@ def _precondition(
     skip_weights: Sequence[float] | None = None,
 ) -> Tensor:
     """D(x, σ) for σ of shape (B,), without a look at σ's values, which `vmap` would not allow."""
-    s = sigma.reshape(-1, *(1,) * (x.ndim - 1))
-    total = s**2 + sigma_data**2
-    out = net(x / total.sqrt(), sigma.log() / 4, skip_weights)
-    denoised: Tensor = sigma_data**2 / total * x + s * sigma_data / total.sqrt() * out
-    return denoised
+    s, wide = sigma.reshape(-1, *(1,) * (x.ndim - 1)), widened(x)
+    total = s**2 + sigma_data * sigma_data
+    root = _root(s, total, sigma_data)
+    out = net((wide / root).to(x.dtype), (sigma.log() / 4).to(x.dtype), skip_weights)
+    data_power, product = sigma_data * sigma_data, s * sigma_data
+    kept = torch.where(_is_normal(total), data_power / total, (sigma_data / root) ** 2)
+    scale = torch.where(_is_normal(product), product / root, s * (sigma_data / root))
+    denoised: Tensor = kept * wide + scale * out
+    return denoised.to(x.dtype)
+
+
+def _root(s: Tensor, total: Tensor, sigma_data: float) -> Tensor:
+    """√(σ² + σ_d²), where the sum of squares may have left the dtype."""
+    return torch.where(_is_normal(total), total.sqrt(), s.hypot(torch.full_like(s, sigma_data)))
+
+
+def _is_normal(x: Tensor) -> Tensor:
+    return (x > torch.finfo(x.dtype).tiny) & (x < math.inf)
 
 
 def edm_batch(
@@ -239,11 +263,14 @@ def edm_batch(
     check_floating(x0=x0)
     check_positive(p_std=p_std)
 
+    wide = widened(x0)
+
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=x0.dtype, device=x0.device)
+        return torch.randn(shape, generator=generator, dtype=wide.dtype, device=x0.device)
 
     sigma = (p_mean + p_std * normal(len(x0))).exp()
-    return x0 + sigma.reshape(-1, *(1,) * (x0.ndim - 1)) * normal(*x0.shape), sigma
+    noised = wide + sigma.reshape(-1, *(1,) * (x0.ndim - 1)) * normal(*x0.shape)
+    return narrowed(noised, x0.dtype, "noised data"), narrowed(sigma, x0.dtype, "sigma")
 
 
 def edm_error(
@@ -273,9 +300,15 @@ def edm_error(
             f"noised and sigma must have shapes {tuple(x0.shape)} and ({len(x0)},), "
             f"got {tuple(noised.shape)} and {tuple(sigma.shape)}"
         )
-    error = _precondition(net, noised, sigma, sigma_data) - x0
-    weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
-    return weight * error.square().flatten(1).mean(1)
+    sigma = widened(sigma)
+    error = widened(_precondition(net, noised, sigma, sigma_data)) - widened(x0)
+    total, small = sigma**2 + sigma_data * sigma_data, (sigma * sigma_data) ** 2
+    weight = total / small
+    # Where a square has left the dtype the error is weighted before it is squared.
+    within = _is_normal(total) & _is_normal(small) & _is_normal(weight)
+    before = torch.where(within, 1, _root(sigma, total, sigma_data) / sigma / sigma_data)
+    weight = torch.where(within, weight, 1)
+    return weight * (before.reshape(-1, *(1,) * (x0.ndim - 1)) * error).square().flatten(1).mean(1)
 
 
 def edm_loss(
@@ -305,8 +338,7 @@ def edm_loss(
 
     Source: Karras et al., arXiv:2206.00364, equation 8 and table 1.
     """
-    if reduction not in ("mean", "none"):
-        raise ValueError(f'reduction must be "mean" or "none", got {reduction!r}')
+    check_choice(Literal["mean", "none"], reduction=reduction)
     noised, sigma = edm_batch(x0, p_mean=p_mean, p_std=p_std, generator=generator)
     losses = edm_error(net, x0, noised, sigma, sigma_data=sigma_data)
     return losses.mean() if reduction == "mean" else losses
@@ -369,11 +401,10 @@ def sample_edm(
 
     Source: Karras et al., arXiv:2206.00364, algorithm 1; k-diffusion's `sample_euler_ancestral`.
     """
-    check_floating(x=x)
-    levels = _check_levels(sigmas)
+    check_precise(x=x)
+    levels = check_decreasing(sigmas=sigmas)
     check_positive(gain=gain)
-    if method not in get_args(Method):
-        raise ValueError(f"method must be one of {get_args(Method)}, got {method!r}")
+    check_choice(Method, method=method)
 
     def slope(points: Tensor, sigma: float) -> Tensor:
         return gain * (points - denoise(points, sigma)) / sigma
@@ -381,9 +412,9 @@ def sample_edm(
     for sigma, following in pairwise(levels):
         d = slope(x, sigma)
         if method == "ancestral":
-            up = math.sqrt(following**2 * (sigma**2 - following**2)) / sigma
+            up = following * math.sqrt((1 - following / sigma) * (1 + following / sigma))
             noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-            x = x + (following**2 / sigma - sigma) * d + up * noise
+            x = x + (following * (following / sigma) - sigma) * d + up * noise
         elif method == "heun" and following > 0:
             ahead = slope(x + (following - sigma) * d, following)
             x = x + 0.5 * (following - sigma) * (d + ahead)
@@ -413,9 +444,10 @@ def gaussian_gain(variance: float, sigma: float, sigma_next: float) -> float:
     check_non_negative(sigma_next=sigma_next)
     if sigma_next >= sigma:
         raise ValueError(f"sigma_next must be below sigma = {sigma}, got {sigma_next}")
-    now, then = variance + sigma**2, variance + sigma_next**2
-    # √(now·then) − now = √now (then − now)/(√then + √now), which does not cancel for small steps.
-    return math.sqrt(now) * (sigma + sigma_next) / ((math.sqrt(then) + math.sqrt(now)) * sigma)
+    deviation = math.sqrt(variance)
+    now, then = math.hypot(deviation, sigma), math.hypot(deviation, sigma_next)
+    # With squares: √(now·then) − now = √now (then − now)/(√then + √now), which does not cancel.
+    return now / (then + now) * ((sigma + sigma_next) / sigma)
 
 
 def gaussian_path_variance(
@@ -443,31 +475,30 @@ def gaussian_path_variance(
     check_floating(variances=variances)
     if variances.ndim != 1 or not (variances > 0).all():
         raise ValueError(f"variances must be (d,) and positive, got {variances.tolist()}")
-    levels = _check_levels(sigmas)
+    levels = check_decreasing(sigmas=sigmas)
     check_positive(gain=gain)
-    if method not in ("euler", "heun"):
-        raise ValueError(f'method must be "euler" or "heun", got {method!r}')
+    check_choice(Literal["euler", "heun"], method=method)
+    check_finite(variances=variances)
     if start is None:
-        start = torch.full_like(variances, levels[0] ** 2)
+        start = narrowed(
+            torch.full_like(variances, levels[0]).double() ** 2, variances.dtype, "start"
+        )
     check_floating(variances=variances, start=start)
     if start.shape != variances.shape or not (start >= 0).all():
         raise ValueError(f"start must have shape {tuple(variances.shape)} and be non-negative")
 
-    def rate(sigma: float) -> Tensor:
-        return gain * sigma / (variances + sigma**2)
+    deviations = variances.double().sqrt()
 
-    factor = torch.ones_like(variances)
+    def rate(sigma: float) -> Tensor:
+        """C σ/(l + σ²), whose squares may leave float64."""
+        root = torch.hypot(deviations, torch.full_like(deviations, sigma))
+        return gain / root * (sigma / root)
+
+    factor = torch.ones_like(deviations)
     for sigma, following in pairwise(levels):
         h = following - sigma
         step = 1 + h * rate(sigma)
         if method == "heun" and following > 0:
             step = 1 + 0.5 * h * (rate(sigma) + rate(following) * step)
         factor = factor * step
-    return start * factor.square()
-
-
-def _check_levels(sigmas: Sequence[float] | Tensor) -> list[float]:
-    levels = [float(sigma) for sigma in sigmas]
-    if len(levels) < 2 or not all(0 <= u < s < math.inf for s, u in pairwise(levels)):
-        raise ValueError(f"sigmas must be at least two, decreasing and non-negative, got {levels}")
-    return levels
+    return narrowed(start.double() * factor.square(), variances.dtype, "the variance")

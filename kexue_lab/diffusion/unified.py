@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import combinations, pairwise, product
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,14 @@ from scipy.fft import dct
 from scipy.special import comb
 from torch import Tensor
 
-from kexue_lab.validation import check_count, check_floating, check_non_negative, check_positive
+from kexue_lab.precision import narrowed, widened
+from kexue_lab.validation import (
+    check_choice,
+    check_count,
+    check_floating,
+    check_non_negative,
+    check_positive,
+)
 
 Array = NDArray[np.float64]
 ModeSampler = Literal["naive", "improved", "sampled", "sampled_improved"]
@@ -73,7 +80,7 @@ def reverse_step(
         raise ValueError(f"mix must be 1 if the noise cannot be recovered, got {mix}")
     noise = torch.zeros_like(x)
     if invert is not None and mix < 1:
-        noise = math.sqrt(1 - mix**2) * invert(x0_hat, x, t)
+        noise = math.sqrt((1 - mix) * (1 + mix)) * invert(x0_hat, x, t)
     if mix > 0:
         fresh = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         noise = noise + mix * fresh
@@ -138,26 +145,36 @@ def gaussian_mode_variance(
     check_positive(c=c)
     check_non_negative(sigma=sigma)
     attenuations = [float(v) for v in lambdas]
-    if len(attenuations) < 2 or min(attenuations) < 0 or attenuations[-1] != 1:
+    in_range = all(0 <= v < math.inf for v in attenuations)
+    if len(attenuations) < 2 or not in_range or attenuations[-1] != 1:
         raise ValueError(f"lambdas must be non-negative and end at 1, got {attenuations}")
-    if sampler not in get_args(ModeSampler):
-        raise ValueError(f"sampler must be one of {get_args(ModeSampler)}, got {sampler!r}")
-    steps = list(pairwise(attenuations))
-    variance = attenuations[0] ** 2 * c + sigma**2
+    check_choice(ModeSampler, sampler=sampler)
+    steps, deviation = list(pairwise(attenuations)), math.sqrt(c)
+    variance = _square(attenuations[0] * deviation) + _square(sigma)
     for i, (a, b) in enumerate(steps):
         noise = sigma if i < len(steps) - 1 else 0.0
-        total = a**2 * c + sigma**2
+        root = math.hypot(a * deviation, sigma)
         # x̂_0 = gain · x_t + N(0, spread); nothing is known where nothing is left of the data.
-        gain, spread = (a * c / total, c * sigma**2 / total) if total > 0 else (0.0, c)
+        gain, spread = 0.0, c
+        if root > 0:
+            gain = a * deviation / root * (deviation / root)
+            spread = _square(deviation * (sigma / root))
         if not sampler.startswith("sampled"):
             spread = 0.0
         if sampler.endswith("improved"):
             kept = noise / sigma if sigma > 0 else 1.0
             share = b - kept * a
-            variance = (share * gain + kept) ** 2 * variance + share**2 * spread
+            variance = _square(share * gain + kept) * variance + _square(share) * spread
         else:
-            variance = b**2 * (gain**2 * variance + spread) + noise**2
+            variance = _square(b) * (_square(gain) * variance + spread) + _square(noise)
+    if not math.isfinite(variance):
+        raise ValueError(f"c, lambdas and sigma must leave the variance finite, got {c}, {sigma}")
     return variance
+
+
+def _square(x: float) -> float:
+    """The square, infinite beyond float64 where `**` raises an error without an argument's name."""
+    return x * x
 
 
 def dct_blur(images: Tensor, t: float, strength: float = 3.0) -> Tensor:
@@ -184,11 +201,13 @@ def dct_blur(images: Tensor, t: float, strength: float = 3.0) -> Tensor:
 
     def blur(size: int) -> Tensor:
         modes = dct(np.eye(size), axis=0, norm="ortho")
-        damping = np.exp(-strength * (np.arange(size) * t) ** 2)
-        return torch.as_tensor(modes.T * damping @ modes).to(images)
+        with np.errstate(over="ignore"):
+            damping = np.exp(-strength * (np.arange(size) * t) ** 2)
+        return torch.as_tensor(modes.T * damping @ modes).to(wide)
 
-    blurred: Tensor = blur(images.shape[1]) @ images @ blur(images.shape[2])
-    return blurred
+    wide = widened(images)
+    blurred = blur(images.shape[1]) @ wide @ blur(images.shape[2])
+    return narrowed(blurred, images.dtype, "the blurred images")
 
 
 # --- tokens ------------------------------------------------------------------------------------
@@ -293,8 +312,7 @@ def edit_sampler_distribution(
     Source: kexue.fm/archives/9271, section on text editing.
     """
     law = _check_law(p)
-    if start not in ("uniform", "true"):
-        raise ValueError(f'start must be "uniform" or "true", got {start!r}')
+    check_choice(Literal["uniform", "true"], start=start)
     size, length = law.shape[0], law.ndim
     tokens = np.array(list(product(range(size), repeat=length)))
     distance = (tokens[:, None] != tokens).sum(-1)
@@ -397,6 +415,7 @@ def mask_sample(
             if logits.ndim != 3 or logits.shape[:2] != (n, length):
                 shape = tuple(logits.shape)
                 raise ValueError(f"logits_fn must return ({n}, {length}, V), got {shape}")
+            logits = widened(logits)
             if mask_id < logits.shape[-1]:
                 logits = logits.index_fill(-1, torch.tensor([mask_id], device=device), -math.inf)
             drawn = torch.multinomial(logits.softmax(-1).flatten(0, 1), 1, generator=generator)

@@ -12,13 +12,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from scipy.integrate import quad
 from torch import Tensor
 
-from kexue_lab.validation import check_count, check_finite, check_floating, check_positive
+from kexue_lab.precision import narrowed, over, widened
+from kexue_lab.validation import (
+    check_choice,
+    check_count,
+    check_finite,
+    check_floating,
+    check_positive,
+)
 
 Baseline = Literal["none", "mean", "optimal", "leave_one_out"]
 
@@ -63,9 +70,11 @@ def sample_gumbel(
         raise TypeError(f"dtype must be floating point, got {dtype}")
     if any(size < 0 for size in shape):
         raise ValueError(f"shape must be non-negative, got {tuple(shape)}")
-    exponential = torch.empty(tuple(shape), dtype=dtype, device=device)
+    result = torch.empty(tuple(shape), dtype=dtype, device=device)
+    # Half precision has no exponentials small enough for the upper tail.
+    exponential = torch.empty_like(result, dtype=widened(result).dtype)
     exponential.exponential_(generator=generator)
-    return -exponential.clamp_min(torch.finfo(exponential.dtype).tiny).log()
+    return -exponential.clamp_min(torch.finfo(exponential.dtype).tiny).log().to(result.dtype)
 
 
 def gumbel_max(
@@ -95,8 +104,9 @@ def gumbel_max(
     if n_samples is not None:
         check_count(n_samples=n_samples)
     shape = logits.shape if n_samples is None else (n_samples, *logits.shape)
-    noise = sample_gumbel(shape, generator=generator, dtype=logits.dtype, device=logits.device)
-    return (logits + noise).argmax(-1)
+    wide = _from_largest(widened(logits))
+    noise = sample_gumbel(shape, generator=generator, dtype=wide.dtype, device=logits.device)
+    return (wide + noise).argmax(-1)
 
 
 def gumbel_softmax(
@@ -133,13 +143,16 @@ def gumbel_softmax(
         gumbels = sample_gumbel(
             logits.shape, generator=generator, dtype=logits.dtype, device=logits.device
         )
+    check_finite(gumbels=gumbels)
     check_floating(logits=logits, gumbels=gumbels)
     if gumbels.shape != logits.shape:
         raise ValueError(
             f"gumbels must have the shape of logits, {tuple(logits.shape)}, "
             f"got {tuple(gumbels.shape)}"
         )
-    soft = ((logits + gumbels) / tau).softmax(-1)
+    noisy = widened(logits) + widened(gumbels)
+    # From the largest: divided first, near ties would lose their digits, or all leave the dtype.
+    soft = over(noisy - noisy.detach().amax(-1, keepdim=True), tau).softmax(-1).to(logits.dtype)
     if not hard:
         return soft
     one_hot = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
@@ -177,13 +190,15 @@ def concrete_log_prob(y: Tensor, logits: Tensor, tau: float) -> Tensor:
     if not ((y > 0).all() and ((y.sum(-1) - 1).abs() <= tolerance).all()):
         raise ValueError("y must be positive with sum 1 over its last axis")
     k = y.shape[-1]
-    log_y = y.log()
-    return (
+    log_y, wide = y.double().log(), logits.double()
+    wide = wide - wide.detach().amax(-1, keepdim=True)
+    density = (
         math.lgamma(k)
         + (k - 1) * math.log(tau)
-        + (logits - (tau + 1) * log_y).sum(-1)
-        - k * (logits - tau * log_y).logsumexp(-1)
+        + (wide - (tau + 1) * log_y).sum(-1)
+        - k * (wide - tau * log_y).logsumexp(-1)
     )
+    return density.to(y.dtype)
 
 
 def exact_gradient(logits: Tensor, values: Tensor) -> Tensor:
@@ -202,7 +217,9 @@ def exact_gradient(logits: Tensor, values: Tensor) -> Tensor:
         tensor([-0.5000,  0.5000])
     """
     p = _distribution(logits, values)
-    return p * (values - p @ values)
+    # The gradient does not change with a constant, which would cancel.
+    wide = values.double() - values[p.argmax()].double()
+    return narrowed(p * (wide - p @ wide), values.dtype, "the gradient")
 
 
 def score_function_variance(logits: Tensor, values: Tensor, baseline: float = 0.0) -> Tensor:
@@ -223,8 +240,9 @@ def score_function_variance(logits: Tensor, values: Tensor, baseline: float = 0.
     p = _distribution(logits, values)
     if not math.isfinite(baseline):
         raise ValueError(f"baseline must be finite, got {baseline}")
-    samples = (values - baseline)[:, None] * _scores(p)
-    return p @ samples.square().sum(-1) - (p @ samples).square().sum()
+    samples = (values.double() - baseline)[:, None] * _scores(p)
+    variance = p @ (samples - p @ samples).square().sum(-1)
+    return narrowed(variance, values.dtype, "the variance")
 
 
 def optimal_baseline(logits: Tensor, values: Tensor) -> Tensor:
@@ -243,7 +261,7 @@ def optimal_baseline(logits: Tensor, values: Tensor) -> Tensor:
     weights = p * _scores(p).square().sum(-1)
     if not weights.sum() > 0:
         raise ValueError("logits must leave at least two classes possible: the score is 0")
-    return weights @ values / weights.sum()
+    return narrowed(weights @ values.double() / weights.sum(), values.dtype, "the baseline")
 
 
 def score_function_gradient(
@@ -276,22 +294,26 @@ def score_function_gradient(
     """
     _check_vector(logits)
     check_count(n_samples=n_samples)
-    if baseline not in get_args(Baseline):
-        raise ValueError(f"baseline must be one of {get_args(Baseline)}, got {baseline!r}")
+    check_choice(Baseline, baseline=baseline)
     if baseline == "leave_one_out" and n_samples < 2:
         raise ValueError(f"n_samples must be at least 2 for leave_one_out, got {n_samples}")
-    p = logits.softmax(-1)
-    one_hot = torch.eye(len(p), dtype=p.dtype, device=p.device)
+    p = widened(logits).softmax(-1)
+    one_hot = torch.eye(len(p), dtype=logits.dtype, device=p.device)
     chosen = gumbel_max(logits, n_samples=n_samples, generator=generator)
     values = f(one_hot[chosen])
     if values.shape != (n_samples,):
         raise ValueError(f"f must return shape ({n_samples},), got {tuple(values.shape)}")
+    values = values.to(p.dtype)
+    check_finite(f=values)
     if baseline == "leave_one_out":
         values = values - (values.sum() - values) / (n_samples - 1)
     elif baseline != "none":
-        table = f(one_hot)
-        values = values - (p @ table if baseline == "mean" else optimal_baseline(logits, table))
-    return values @ _scores(p)[chosen] / n_samples
+        table = f(one_hot).to(p.dtype)
+        check_finite(f=table)
+        best = p @ table if baseline == "mean" else optimal_baseline(logits.to(p.dtype), table)
+        values = values - best
+    gradient = values @ _scores(p)[chosen] / n_samples
+    return narrowed(gradient, logits.dtype, "the gradient")
 
 
 def binary_relaxation_moments(l: float, tau: float) -> RelaxationMoments:  # noqa: E741 (the symbol of the mathematics)
@@ -314,6 +336,12 @@ def binary_relaxation_moments(l: float, tau: float) -> RelaxationMoments:  # noq
     if not math.isfinite(l):
         raise ValueError(f"l must be finite, got {l}")
     check_positive(tau=tau)
+    centre = l / tau
+    if not tau > 1e-150 or not math.isfinite(abs(centre) + 40 / tau):
+        raise ValueError(f"tau must be at least 1e-150 and l/tau finite, got {tau = }, {l = }")
+
+    # Of the size of the mean and its slope, which are exponentially small for large |l|.
+    smallest = 1e-13 * 4 * _logistic(l) * _logistic(-l)
 
     def integral(g: Callable[[float], float]) -> float:
         # In w the integrand is smooth and of unit width: density τ σ'(τw − l) dw.
@@ -322,10 +350,9 @@ def binary_relaxation_moments(l: float, tau: float) -> RelaxationMoments:  # noq
             return g(w) * tau * _logistic(s) * _logistic(-s)
 
         # Break points where g and where the density live; beyond them both are below e⁻⁴⁰.
-        centre = l / tau
         points = sorted({-40.0, 0.0, 40.0, centre, centre - 40 / tau, centre + 40 / tau})
         return math.fsum(
-            quad(integrand, a, b, epsabs=1e-13, epsrel=1e-11, limit=200)[0]
+            quad(integrand, a, b, epsabs=smallest, epsrel=1e-11, limit=200)[0]
             for a, b in pairwise(points)
         )
 
@@ -354,7 +381,12 @@ def _distribution(logits: Tensor, values: Tensor) -> Tensor:
         shapes = f"{tuple(values.shape)} for logits {tuple(logits.shape)}"
         raise ValueError(f"values must have the shape of logits, got {shapes}")
     check_finite(values=values)
-    return logits.softmax(-1)
+    return logits.double().softmax(-1)
+
+
+def _from_largest(logits: Tensor) -> Tensor:
+    """Logits of the same law of which the largest is 0: noise beside huge ones would be lost."""
+    return logits - logits.detach().amax(-1, keepdim=True)
 
 
 def _check_vector(logits: Tensor) -> None:

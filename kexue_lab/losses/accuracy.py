@@ -13,7 +13,7 @@ References:
 
 import math
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,11 +22,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, ndtr
 from torch import Tensor
 
-from kexue_lab.validation import check_floating, check_positive
+from kexue_lab.precision import holds, over, widened
+from kexue_lab.validation import check_choice, check_floating, check_positive
 
 Noise = Literal["gaussian", "gumbel"]
 Reduction = Literal["mean", "sum", "none"]
 ThreePointKind = Literal["accuracy", "cross_entropy", "hinge", "gaussian", "gumbel"]
+
+# Below, logits are divided relative to the largest: their quotients would lose digits.
+_SMALL_SCALE = 1e-3
 
 _POINTS = np.array([-0.25, 0.0, 0.25])
 _LABELS = np.array([-1.0, -1.0, 1.0])
@@ -54,7 +58,7 @@ def accuracy(logits: Tensor, target: Tensor) -> Tensor:
     """
     _check_batch(logits, target)
     own, others = _split(logits, target)
-    return (own[:, None] > others).all(-1).to(logits.dtype).mean()
+    return (own[:, None] > others).all(-1).double().mean().to(logits.dtype)
 
 
 def expected_accuracy(
@@ -102,20 +106,20 @@ def expected_accuracy(
     """
     _check_batch(logits, target)
     check_positive(sigma=sigma)
-    if noise not in get_args(Noise):
-        raise ValueError(f'noise must be "gaussian" or "gumbel", got {noise!r}')
+    check_choice(Noise, noise=noise)
     if noise == "gumbel":
-        return torch.exp(_log_softmax(logits, target, sigma))
+        return torch.exp(_log_softmax(logits, target, sigma)).to(logits.dtype)
     if isinstance(n_nodes, bool) or not isinstance(n_nodes, int):
         raise TypeError(f"n_nodes must be an int, got {type(n_nodes).__name__}")
     if not 1 <= n_nodes <= 256:
         raise ValueError(f"n_nodes must lie between 1 and 256, got {n_nodes}")
-    own, others = _split(logits, target)
-    nodes, weights = (logits.new_tensor(v) for v in _normal_rule(n_nodes))
-    margins = (own[:, None] - others) / sigma
+    wide = widened(logits)
+    own, others = _split(wide, target)
+    nodes, weights = (wide.new_tensor(v) for v in _normal_rule(n_nodes))
+    margins = over(own[:, None] - others, sigma)
     # Summed logarithms: the product of many small factors would underflow on the way.
     log_wins = torch.special.log_ndtr(margins[..., None] + nodes).sum(-2)
-    return torch.exp(log_wins) @ weights
+    return (torch.exp(log_wins) @ weights).clamp(max=1).to(logits.dtype)
 
 
 def exact_loss(
@@ -149,7 +153,7 @@ def exact_loss(
         >>> exact_loss(torch.zeros(1, 4), torch.tensor([2]))
         tensor(0.7500)
     """
-    _check_reduction(reduction)
+    check_choice(Reduction, reduction=reduction)
     return _reduced(1 - expected_accuracy(logits, target, sigma, n_nodes=n_nodes), reduction)
 
 
@@ -184,8 +188,9 @@ def soft_accuracy_loss(
     """
     _check_batch(logits, target)
     check_positive(tau=tau)
-    _check_reduction(reduction)
-    return _reduced(-torch.expm1(_log_softmax(logits, target, tau)), reduction)
+    check_choice(Reduction, reduction=reduction)
+    losses = -torch.expm1(_log_softmax(logits, target, tau))
+    return _reduced(losses, reduction).to(logits.dtype)
 
 
 def three_point_objective(
@@ -217,15 +222,19 @@ def three_point_objective(
     thresholds = np.asarray(b, dtype=np.float64)
     if not np.isfinite(thresholds).all():
         raise ValueError(f"b must be finite, got {b!r}")
-    _check_kind(kind)
+    check_choice(ThreePointKind, kind=kind)
     check_positive(scale=scale)
-    m = _LABELS * (_POINTS - thresholds[..., None]) / scale
+    with np.errstate(over="ignore"):
+        m = _LABELS * (_POINTS - thresholds[..., None]) / scale
     if kind == "accuracy":
         return np.asarray((m > 0).mean(-1))
-    if kind == "cross_entropy":
-        return np.asarray(np.logaddexp(0, -m).sum(-1))
-    if kind == "hinge":
-        return np.asarray(np.maximum(0, 1 - m).sum(-1))
+    if kind in ("cross_entropy", "hinge"):
+        with np.errstate(over="ignore"):
+            losses = np.logaddexp(0, -m) if kind == "cross_entropy" else np.maximum(0, 1 - m)
+            total = np.asarray(losses.sum(-1))
+        if not np.isfinite(total).all():
+            raise ValueError(f"b / scale must be finite, got scale {scale} for b = {b!r}")
+        return total
     smooth = ndtr(m / math.sqrt(2)) if kind == "gaussian" else expit(m)
     return np.asarray(smooth.mean(-1))
 
@@ -248,7 +257,7 @@ def three_point_optimum(kind: ThreePointKind, scale: float = 1.0) -> float | tup
     Raises:
         ValueError: If `kind` is unknown or `scale` not positive and finite.
     """
-    _check_kind(kind)
+    check_choice(ThreePointKind, kind=kind)
     check_positive(scale=scale)
     if kind == "accuracy":
         return 0.0, 0.25
@@ -274,6 +283,10 @@ def three_point_optimum(kind: ThreePointKind, scale: float = 1.0) -> float | tup
 
 def _gaussian_optimum(sigma: float) -> float:
     """The root of c z² - z - c = 0, z = e^(ub/2), u = 1/(4σ²), c = e^(-u/16), as b."""
+    if sigma < 1e-100:
+        return 0.125
+    if sigma > 1e150:
+        raise ValueError(f"scale must be at most 1e150 for kind 'gaussian', got {sigma}")
     u = 0.25 / sigma**2
     c = math.exp(-u / 16)
     # log(1/c) = u/16 is taken out by hand: c itself may underflow.
@@ -301,7 +314,11 @@ def _split(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _log_softmax(logits: Tensor, target: Tensor, tau: float) -> Tensor:
-    return torch.log_softmax(logits / tau, -1).gather(-1, target.long()[:, None])[:, 0]
+    wide = widened(logits)
+    if tau < _SMALL_SCALE:
+        wide = wide - wide.detach().amax(-1, keepdim=True)
+    scaled = torch.log_softmax(over(wide, tau), -1)
+    return scaled.gather(-1, target.long()[:, None])[:, 0]
 
 
 def _reduced(losses: Tensor, reduction: Reduction) -> Tensor:
@@ -322,6 +339,8 @@ def _check_batch(logits: Tensor, target: Tensor) -> None:
     if target.shape != logits.shape[:1]:
         shapes = f"{tuple(target.shape)} for logits {tuple(logits.shape)}"
         raise ValueError(f"target must have shape (B,), got {shapes}")
+    if not holds(~logits.isnan()):
+        raise ValueError("logits must be numbers, got nan")
     try:
         low, high = int(target.min()), int(target.max())
     except RuntimeError:  # under torch.func.vmap no value can be looked at
@@ -329,13 +348,3 @@ def _check_batch(logits: Tensor, target: Tensor) -> None:
     if low < 0 or high >= logits.shape[1]:
         wrong = low if low < 0 else high
         raise ValueError(f"target must lie in 0..{logits.shape[1] - 1}, got {wrong}")
-
-
-def _check_reduction(reduction: str) -> None:
-    if reduction not in get_args(Reduction):
-        raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
-
-
-def _check_kind(kind: str) -> None:
-    if kind not in get_args(ThreePointKind):
-        raise ValueError(f"kind must be one of {get_args(ThreePointKind)}, got {kind!r}")

@@ -18,13 +18,18 @@ import torch
 from scipy.integrate import quad
 from torch import Tensor
 
-from kexue_lab.validation import check_floating
+from kexue_lab.precision import distances, narrowed, power_of_two
+from kexue_lab.validation import check_count, check_floating, check_precise
 
 # Elements of one temporary (components x d x N): half a MB of float64. It stays in cache, and below
 # the size from which an allocator fetches fresh pages at every use (measured: three times slower).
 _CHUNK = 2**16
 # A variance is lost in rounding once it is this many machine epsilons of what it is computed from.
 _ROUNDING = 100.0
+# Beyond so many standard deviations from it, 0 carries no weight in float64.
+_FARTHEST = 60.0
+# Log densities below this come from squares whose differences would lose digits.
+_FAR = -1e8
 
 
 # Weights (B, K), centred means (B, K, d), covariances and their Cholesky factors (B, K, d, d).
@@ -95,16 +100,18 @@ def joint_kl(p_x: Tensor, q_y_given_x: Tensor, joint: Tensor) -> tuple[Tensor, T
     _check_distribution("q_y_given_x", q_y_given_x)
     if not bool((joint > 0).all()):
         raise ValueError(f"joint must be positive, got smallest entry {joint.min().item():g}")
-    if joint.sum().item() > 1 + _tolerance(joint):
+    if joint.double().sum().item() > 1 + _tolerance(joint.dtype):
         raise ValueError(f"joint must sum to at most 1, got sum {joint.sum().item():g}")
 
+    dtype = p_x.dtype
+    p_x, q_y_given_x, joint = p_x.double(), q_y_given_x.double(), joint.double()
     data_joint = p_x[:, None] * q_y_given_x
     marginal = joint.sum(-1)
     joint_part = (torch.xlogy(data_joint, data_joint) - data_joint * joint.log()).sum()
     marginal_part = (torch.xlogy(p_x, p_x) - p_x * marginal.log()).sum()
     log_posterior = joint.log() - marginal.log()[:, None]
     per_x = (torch.xlogy(q_y_given_x, q_y_given_x) - q_y_given_x * log_posterior).sum(-1)
-    return joint_part, marginal_part, (p_x * per_x).sum()
+    return joint_part.to(dtype), marginal_part.to(dtype), (p_x * per_x).sum().to(dtype)
 
 
 def gmm_log_joint(x: Tensor, weights: Tensor, means: Tensor, covariances: Tensor) -> Tensor:
@@ -118,15 +125,17 @@ def gmm_log_joint(x: Tensor, weights: Tensor, means: Tensor, covariances: Tensor
             axes of the three parameters broadcast against each other.
 
     Returns:
-        Log joint densities, shape (..., N, K).
+        Log joint densities, shape (..., N, K); -inf where one is beyond the dtype.
 
     Raises:
         TypeError: if an argument is not a floating point tensor, or the dtypes disagree.
         ValueError: if shapes disagree, `x` or `means` is not finite, weights are not a
             distribution, or a covariance is not symmetric positive definite.
     """
-    weights, means, covariances, chol = _checked_mixture(x, weights, means, covariances)
-    return _log_joint(*_centred(x, means), weights, chol).mT
+    dtype = x.dtype
+    x, weights, means, covariances = _doubled(x, weights, means, covariances)
+    weights, means, covariances, chol = _checked_mixture(x, weights, means, covariances, dtype)
+    return _log_joint(*_centred(x, means), weights, chol).mT.to(dtype)
 
 
 def gmm_e_step(
@@ -144,7 +153,7 @@ def gmm_e_step(
 
     Returns:
         (responsibilities of shape (..., N, K) with rows that sum to 1, average log-likelihood
-        (1/N) Σ_n log p(x_n) in nats of shape (...)).
+        (1/N) Σ_n log p(x_n) in nats of shape (...), infinite where it is beyond the dtype).
 
     Raises:
         TypeError: if an argument is not a floating point tensor.
@@ -157,9 +166,59 @@ def gmm_e_step(
         >>> resp.argmax(-1)
         tensor([0, 1])
     """
-    weights, means, covariances, chol = _checked_mixture(x, weights, means, covariances)
-    resp, average = _posterior(_log_joint(*_centred(x, means), weights, chol))
-    return resp.mT, average
+    dtype = x.dtype
+    x, weights, means, covariances = _doubled(x, weights, means, covariances)
+    weights, means, covariances, chol = _checked_mixture(x, weights, means, covariances, dtype)
+    log_joint = _log_joint(*_centred(x, means), weights, chol)
+    largest = log_joint.amax(-2)
+    if not bool(largest.isfinite().all()):
+        raise ValueError("x must lie within 1e150 standard deviations of a component, got more")
+    resp, average = _posterior(log_joint)
+    resp = resp.mT
+    far = (largest < _FAR).nonzero(as_tuple=True)
+    if len(far[0]):
+        resp = resp.index_put(
+            far, _far_responsibilities(x, weights, means, chol, log_joint.mT, far)
+        )
+    return resp.to(dtype), average.to(dtype)
+
+
+def _far_responsibilities(
+    x: Tensor,
+    weights: Tensor,
+    means: Tensor,
+    chol: Tensor,
+    log_joint: Tensor,
+    far: tuple[Tensor, ...],
+) -> Tensor:
+    """Responsibilities (F, K) of points (batch…, n) so far out that squares would cancel.
+
+    With z_k = W_k (x − μ_k), W_k the inverse factor, and r the likeliest component, z_k² − z_r² is
+    (z_k − z_r)·(z_k + z_r), and z_k − z_r = (W_k − W_r)(x − μ_r) + W_k (μ_r − μ_k).
+    """
+    *batch, rows = far
+    whitening = _inverse_triangular(chol)[tuple(batch)]  # (F, K, d, d), or (K, d, d) without batch
+    means, weights, half = (p[tuple(batch)] for p in (means, weights, _half_log_det(chol)))
+    f = torch.arange(len(rows), device=x.device)
+    if not batch:
+        whitening, means, weights, half = (
+            p.expand(len(rows), *p.shape) for p in (whitening, means, weights, half)
+        )
+    best = log_joint[far].argmax(-1)
+    away = x[rows] - means[f, best]
+    own = whitening[f, best]
+    gap = ((whitening - own[:, None]) @ away[:, None, :, None])[..., 0]
+    gap = gap + (whitening @ (means[f, best][:, None] - means)[..., None])[..., 0]
+    z = (own @ away[..., None])[..., 0]
+    squares = (gap * (gap + 2 * z[:, None])).sum(-1)
+    return (weights.log() - half - 0.5 * squares).softmax(-1)
+
+
+def _doubled(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in float64, once they are known to be floating-point ones of one dtype."""
+    names = ("x", "weights", "means", "covariances")
+    check_floating(**dict(zip(names, tensors, strict=True)))
+    return tuple(tensor.double() for tensor in tensors)
 
 
 def gmm_m_step(
@@ -192,6 +251,7 @@ def gmm_m_step(
     Algorithm, 1977.
     """
     check_floating(x=x, resp=resp)
+    dtype = x.dtype
     _check_data(x)
     _check_regularisation(reg, prior)
     if resp.ndim < 2 or resp.shape[-2] != x.shape[0] or resp.numel() == 0:
@@ -199,9 +259,12 @@ def gmm_m_step(
     _check_distribution("resp", resp)
     if not bool((resp.sum(-2) > 0).all()):
         raise ValueError("resp gives a component zero mass: its mean and covariance are undefined")
+    x, resp = x.double(), resp.double()
     centre = x.mean(0)
     weights, means, covariances = _m_step((x - centre).mT, resp.mT, reg, prior)
-    return weights, means + centre, covariances
+    results = {"weights": weights, "means": means + centre, "covariances": covariances}
+    weights, means, covariances = (narrowed(v, dtype, name) for name, v in results.items())
+    return weights, means, covariances
 
 
 def gmm_log_prior(covariances: Tensor, prior: tuple[float, float]) -> Tensor:
@@ -221,15 +284,17 @@ def gmm_log_prior(covariances: Tensor, prior: tuple[float, float]) -> Tensor:
         ValueError: if a covariance is not symmetric positive definite, or `prior` is negative.
     """
     check_floating(covariances=covariances)
+    dtype, covariances = covariances.dtype, covariances.double()
     if covariances.ndim < 3 or covariances.shape[-1] != covariances.shape[-2]:
         raise ValueError(
             f"covariances must have shape (..., K, d, d), got {tuple(covariances.shape)}"
         )
     _check_regularisation(0.0, prior)
-    chol = _checked_cholesky(covariances)
+    chol = _checked_cholesky(covariances, dtype)
     lam, nu = prior
     trace = _inverse_triangular(chol).square().sum((-2, -1))
-    return -(0.5 * lam * trace + nu * _half_log_det(chol)).sum(-1)
+    penalty = -(0.5 * lam * trace + nu * _half_log_det(chol)).sum(-1)
+    return narrowed(penalty, dtype, "the penalty")
 
 
 @torch.no_grad()
@@ -280,10 +345,8 @@ def fit_gmm(
             singular, `max_iter` < 1 or `tol` is negative.
     """
     _check_regularisation(reg, prior)
-    if not isinstance(max_iter, int) or isinstance(max_iter, bool):
-        raise TypeError(f"max_iter must be an int, got {type(max_iter).__name__}")
-    if max_iter < 1:
-        raise ValueError(f"max_iter must be at least 1, got {max_iter}")
+    check_count(max_iter=max_iter)
+    check_precise(x=x)
     if not tol >= 0:
         raise ValueError(f"tol must be non-negative, got {tol}")
     weights, means, covariances, chol = _checked_mixture(x, weights, means, covariances)
@@ -342,8 +405,9 @@ def soft_kmeans_energy(x: Tensor, weights: Tensor, means: Tensor, variance: floa
             not positive and finite.
     """
     _check_spherical(x, weights, means, variance)
-    log_joint = _spherical_log_joint(x, weights, means, variance)
-    return -2 * variance * torch.logsumexp(log_joint, -1).sum()
+    log_joint, nearest = _spherical_log_joint(x, weights, means, variance)
+    excess = -2 * variance * torch.logsumexp(log_joint, -1)
+    return narrowed((nearest + excess).sum(), x.dtype, "the energy")
 
 
 def fit_spherical_gmm(
@@ -369,16 +433,17 @@ def fit_spherical_gmm(
         ValueError: as in `soft_kmeans_energy`, also if `max_iter` < 1.
     """
     _check_spherical(x, weights, means, variance)
-    if max_iter < 1:
-        raise ValueError(f"max_iter must be at least 1, got {max_iter}")
+    check_count(max_iter=max_iter)
+    dtype = x.dtype
+    x, weights, means = x.double(), weights.double(), means.double()
     for _ in range(max_iter):
-        resp = torch.softmax(_spherical_log_joint(x, weights, means, variance), -1)
+        resp = torch.softmax(_spherical_log_joint(x, weights, means, variance)[0], -1)
         mass = resp.sum(0)[:, None]
         new_means = torch.where(mass > 0, resp.mT @ x / mass, means)
         if torch.equal(new_means, means):
             break
         means = new_means
-    return means
+    return means.to(dtype)
 
 
 def plsa_em_step(counts: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -412,17 +477,21 @@ def plsa_em_step(counts: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"b must have shape ({a.shape[1]}, {counts.shape[1]}), got {tuple(b.shape)}"
         )
-    if not bool((counts >= 0).all()) or not 0 < counts.sum().item() < math.inf:
+    if not bool((counts >= 0).all()) or not 0 < counts.max().item() < math.inf:
         raise ValueError("counts must be non-negative and finite with a positive sum")
     _check_distribution("a", a)
     _check_distribution("b", b)
 
+    dtype = a.dtype
+    counts, a, b = counts.double(), a.double(), b.double()
     # The floor turns 0 / 0 into 0 where nothing was counted, and frequencies of at most 1 over
     # sqrt(tiny) and sums of such ratios cannot overflow.
     floor = math.sqrt(torch.finfo(a.dtype).tiny)
-    frequency = counts / counts.sum()
+    frequency = counts / counts.max()
+    frequency = frequency / frequency.sum()
     ratio = frequency / (a @ b).clamp(min=floor)
-    return _rows_or(a * (ratio @ b.mT), a), _rows_or(b * (a.mT @ ratio), b)
+    new_a, new_b = _rows_or(a * (ratio @ b.mT), a), _rows_or(b * (a.mT @ ratio), b)
+    return new_a.to(dtype), new_b.to(dtype)
 
 
 def em_rate(update: Callable[[Tensor], Tensor], theta_star: Tensor) -> float:
@@ -454,7 +523,9 @@ def em_rate(update: Callable[[Tensor], Tensor], theta_star: Tensor) -> float:
             f"update must map shape {tuple(theta_star.shape)} to itself, "
             f"got a Jacobian of shape {tuple(jacobian.shape)}"
         )
-    return float(torch.linalg.eigvals(jacobian).abs().max())
+    if not bool(jacobian.isfinite().all()):
+        raise ValueError("update must have a finite Jacobian at theta_star, got nan or infinity")
+    return float(torch.linalg.eigvals(jacobian.double()).abs().max())
 
 
 def linkage_em_step(theta: Tensor, counts: Sequence[float]) -> Tensor:
@@ -487,8 +558,9 @@ def linkage_em_step(theta: Tensor, counts: Sequence[float]) -> Tensor:
             f"theta must lie in [0, 1], got {theta.min().item()} to {theta.max().item()}"
         )
     a, b, c, d = _checked_linkage_counts(counts)
-    from_theta = a * theta / (2 + theta)
-    return (from_theta + d) / (from_theta + b + c + d)
+    wide = theta.double()
+    from_theta = a * wide / (2 + wide)
+    return ((from_theta + d) / (from_theta + b + c + d)).to(theta.dtype)
 
 
 def linkage_mle(counts: Sequence[float]) -> float:
@@ -557,7 +629,10 @@ def symmetric_mixture_step(m: Tensor, x: Tensor) -> Tensor:
     check_floating(m=m, x=x)
     if x.ndim != 1 or x.numel() == 0:
         raise ValueError(f"x must have shape (N,) with N >= 1, got {tuple(x.shape)}")
-    return torch.tanh(m[..., None] * x) @ x / len(x)
+    unit = power_of_two(x.abs().max())
+    wide = x.double()
+    mean = torch.tanh(m.double()[..., None] * wide) @ (wide / unit) / len(x) * unit
+    return mean.to(x.dtype)
 
 
 def symmetric_mixture_population(m: float, mu: float) -> float:
@@ -604,7 +679,7 @@ def symmetric_mixture_rate(mu: float, m: float | None = None) -> float:
 
     def integrand(x: float) -> float:
         decay = math.exp(-2 * abs(point * x))
-        return x * x * 4 * decay / (1 + decay) ** 2
+        return x * x * 4 * decay / (1 + decay) ** 2 if decay > 0 else 0.0
 
     return _normal_mean(integrand, mu, point)
 
@@ -615,14 +690,19 @@ def _normal_mean(f: Callable[[float], float], mu: float, m: float) -> float:
     Twelve standard deviations to each side leave out less than 1e-30.
     """
     centre = abs(mu)
-    low, high = centre - 12, centre + 12
+    # Far out 0 is so unlikely that only the distance from the centre counts.
+    origin = centre if centre > _FARTHEST else 0.0
+    centre -= origin
+    # f decays at most as exp(-2|m x|), which moves the weight from the centre towards 0.
+    peak = max(centre - 2 * abs(m), 0.0) if not origin else centre
+    low, high = peak - 12, centre + 12
     # Panels narrow enough for the rule's error estimate to be honest; f bends within a few 1/m of
     # 0, which the rule would step over unless told where it is.
-    panels = [centre - 8, centre - 4, centre, centre + 4, centre + 8]
-    bends = [0.0, -20 / abs(m), 20 / abs(m)] if m else []
+    panels = [middle + step for middle in {peak, centre} for step in (-8, -4, 0, 4, 8)]
+    bends = [-origin, -20 / abs(m) - origin, 20 / abs(m) - origin] if m else []
     inner = sorted(point for point in panels + bends if low < point < high)
     value = quad(
-        lambda x: f(x) * math.exp(-0.5 * (x - centre) ** 2),
+        lambda x: f(origin + x) * math.exp(-0.5 * (x - centre) ** 2),
         low,
         high,
         # A bend and a panel's end that differ by rounding alone leave an interval quad warns about.
@@ -735,9 +815,20 @@ def _store(final: _State, where: Tensor, state: _State) -> None:
         target[where] = source
 
 
-def _spherical_log_joint(x: Tensor, weights: Tensor, means: Tensor, variance: float) -> Tensor:
-    distance = torch.cdist(x, means, compute_mode="donot_use_mm_for_euclid_dist")
-    return weights.log() - distance.square() / (2 * variance)
+def _spherical_log_joint(
+    x: Tensor, weights: Tensor, means: Tensor, variance: float
+) -> tuple[Tensor, Tensor]:
+    """Logarithms of π_k exp(−d²/2σ²), (N, K), relative to the least d², and that, (N,).
+
+    However small σ, one of them is then log π_k.
+    """
+    squares = distances(x, means).square()
+    possible = squares.masked_fill(weights <= 0, math.inf)
+    nearest = possible.amin(-1)
+    if not bool(nearest.isfinite().all()):
+        raise ValueError("x must lie within 1e150 of a mean, got a square beyond float64")
+    further = (squares - nearest[:, None]) / (2 * variance)
+    return weights.double().log() - further, nearest
 
 
 def _rows_or(rows: Tensor, fallback: Tensor) -> Tensor:
@@ -746,17 +837,18 @@ def _rows_or(rows: Tensor, fallback: Tensor) -> Tensor:
     return torch.where(total > 0, rows / total, fallback)
 
 
-def _tolerance(tensor: Tensor) -> float:
+def _tolerance(dtype: torch.dtype) -> float:
     """Return how far a sum may be from 1: half of the dtype's digits."""
-    return math.sqrt(torch.finfo(tensor.dtype).eps)
+    return math.sqrt(torch.finfo(dtype).eps)
 
 
-def _check_distribution(name: str, p: Tensor) -> None:
+def _check_distribution(name: str, p: Tensor, dtype: torch.dtype | None = None) -> None:
+    """Check masses, as exact as a dtype makes them; their own by default."""
     if not bool((p >= 0).all()):
         raise ValueError(f"{name} must be non-negative, got smallest entry {p.min().item():g}")
-    total = p.sum(-1)
+    total = p.double().sum(-1)
     worst = total.flatten()[(total - 1).abs().argmax()]
-    if not abs(worst.item() - 1) <= _tolerance(p):
+    if not abs(worst.item() - 1) <= _tolerance(dtype or p.dtype):
         raise ValueError(f"{name} must sum to 1 over its last axis, got sum {worst.item():g}")
 
 
@@ -774,12 +866,12 @@ def _check_regularisation(reg: float, prior: tuple[float, float]) -> None:
         raise ValueError(f"prior must be two non-negative finite numbers (lambda, nu), got {prior}")
 
 
-def _checked_cholesky(covariances: Tensor) -> Tensor:
+def _checked_cholesky(covariances: Tensor, dtype: torch.dtype) -> Tensor:
     if not bool(covariances.isfinite().all()):
         raise ValueError("covariances must be finite, got nan or infinity")
     scale = covariances.diagonal(dim1=-2, dim2=-1).abs().amax(-1)[..., None, None]
     asymmetry = (covariances - covariances.mT).abs()
-    if bool((asymmetry > _tolerance(covariances) * scale).any()):
+    if bool((asymmetry > _tolerance(dtype) * scale).any()):
         raise ValueError(f"covariances must be symmetric, got asymmetry {asymmetry.max().item():g}")
     chol: Tensor
     chol, info = torch.linalg.cholesky_ex(covariances)
@@ -792,9 +884,13 @@ def _checked_cholesky(covariances: Tensor) -> Tensor:
 
 
 def _checked_mixture(
-    x: Tensor, weights: Tensor, means: Tensor, covariances: Tensor
+    x: Tensor,
+    weights: Tensor,
+    means: Tensor,
+    covariances: Tensor,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Validate a mixture, broadcast its batch axes and factor its covariances."""
+    """Validate a mixture given in a dtype, broadcast its batch axes and factor its covariances."""
     check_floating(x=x, weights=weights, means=means, covariances=covariances)
     _check_data(x)
     d = x.shape[1]
@@ -816,8 +912,8 @@ def _checked_mixture(
         ) from error
     if not bool(means.isfinite().all()):
         raise ValueError("means must be finite, got nan or infinity")
-    _check_distribution("weights", weights)
-    chol = _checked_cholesky(covariances)
+    _check_distribution("weights", weights, dtype)
+    chol = _checked_cholesky(covariances, dtype or x.dtype)
     return (
         weights.expand(*batch, k),
         means.expand(*batch, k, d),
@@ -848,7 +944,12 @@ def _checked_linkage_counts(counts: Sequence[float]) -> tuple[float, float, floa
         raise ValueError(f"counts must be non-negative and finite, got {values}")
     if values[1] + values[2] == 0:
         raise ValueError(f"counts must have b + c > 0, got {values}")
-    return values
+    # Only their ratios count.
+    unit = 1.0 if 1e-100 < max(values) < 1e100 else max(values)
+    a, b, c, d = (value / unit for value in values)
+    if b + c == 0:
+        raise ValueError(f"counts must not differ by more than 1e300, got {tuple(counts)}")
+    return a, b, c, d
 
 
 def _check_finite_numbers(**numbers: float) -> None:

@@ -12,6 +12,7 @@ Source: kexue.fm/archives/2644; Hartman, "Ordinary Differential Equations", chap
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -22,9 +23,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from kexue_lab.validation import check_count, check_floating, check_positive
+from kexue_lab.precision import length, narrowed, power_of_two, widened
+from kexue_lab.validation import check_count, check_floating, check_positive, check_precise
 
 Array = NDArray[np.float64]
+# Solutions shorter than this are brought to length 1 while they are integrated.
+_DECAYED = 1e-3
 
 
 def wedge(x: Tensor) -> Tensor:
@@ -53,8 +57,9 @@ def wedge(x: Tensor) -> Tensor:
     others = torch.tensor([[j for j in range(n) if j != i] for i in range(n)], device=x.device)
     signs = torch.tensor([(-1.0) ** (i + n - 1) for i in range(n)], dtype=x.dtype, device=x.device)
     # Small minors are expanded: a batched LU costs more than the few products themselves.
-    minors = x[..., others, :]
-    return signs * (_small_det(minors) if n <= 4 else torch.linalg.det(minors))
+    minors = widened(x)[..., others, :]
+    w = signs * (_small_det(minors) if n <= 4 else torch.linalg.det(minors))
+    return w.to(x.dtype)
 
 
 def _small_det(m: Tensor) -> Tensor:
@@ -156,7 +161,8 @@ def complete_basis(
     Raises:
         ValueError: if x0 has another shape or dependent columns, a returns another shape, or the
             times are not increasing from 0 on.
-        RuntimeError: if the integrator gives up.
+        RuntimeError: if the integrator gives up, or the known solutions have aligned so far that
+            their directions are lost in rounding.
 
     Source: the module's formula; det[X | x_n] = D is Liouville's check.
     """
@@ -165,7 +171,7 @@ def complete_basis(
     if start.ndim != 2:
         raise ValueError(f"x0 must have shape (n, n-1), got {start.shape}")
     n = len(start)
-    if np.linalg.matrix_rank(start) < n - 1:
+    if _is_deficient(torch.from_numpy(start)):
         raise ValueError(f"x0 must have independent columns, got rank < {n - 1}: {start.tolist()}")
     clock = np.asarray(t_eval, dtype=np.float64)
     if clock.ndim != 1 or not clock.size or clock[0] < 0 or not (np.diff(clock) > 0).all():
@@ -174,31 +180,90 @@ def complete_basis(
         raise ValueError(f"a must return shape ({n}, {n}), got {np.shape(a(0.0))}")
     check_positive(rtol=rtol, atol=atol)
 
-    size = n * (n - 1)
+    entries = n * (n - 1)
 
     def slope(t: float, state: Array) -> Array:
         matrix = np.asarray(a(t), dtype=np.float64)
-        x = state[:size].reshape(n, n - 1)
+        x = state[:entries].reshape(n, n - 1)
         w = wedge(torch.from_numpy(x)).numpy()
         q, r = np.linalg.qr(x)
         phi = np.exp(state[-1]) / (w @ w)
         dc = phi * np.linalg.solve(r, q.T @ ((matrix + matrix.T) @ w))
         return np.concatenate([(matrix @ x).ravel(), dc, [np.trace(matrix)]])
 
-    initial = np.concatenate([start.ravel(), np.zeros(n)])
-    if clock[-1] == 0:
-        states = initial[:, None]
-    else:
-        solution = solve_ivp(
-            slope, (0, clock[-1]), initial, "DOP853", t_eval=clock, rtol=rtol, atol=atol
+    knowns, lasts, due = [], [], clock
+    now, state = 0.0, np.concatenate([start.ravel(), np.zeros(n)])
+    columns, size_of_last = np.ones(n - 1), 1.0
+    while len(due):
+        times, states, now, state = _integrate(slope, now, state, due, rtol, atol)
+        x, last = _unpacked(states, n)
+        _check_independent(x, times, rtol)
+        knowns.append(x * columns)
+        lasts.append(last * size_of_last)
+        due = due[len(times) :]
+        state, lengths, size = _rescaled(state, n)
+        columns, size_of_last = columns * lengths, size_of_last * size
+    return np.concatenate(knowns), np.concatenate(lasts)
+
+
+def _integrate(
+    slope: Callable[[float, Array], Array],
+    start: float,
+    state: Array,
+    due: Array,
+    rtol: float,
+    atol: float,
+) -> tuple[Array, Array, float, Array]:
+    """Integrate until a solution has decayed: times done, states there, time and state reached."""
+    n = round(math.sqrt(len(state)))  # a state is X, c and ln D: n(n − 1) + n − 1 + 1 numbers
+    if due[-1] == start:
+        return due, state[:, None], start, state
+
+    def decayed(_: float, y: Array) -> float:
+        x, last = _unpacked(y[:, None], n)
+        return (
+            min(float(np.linalg.norm(x[0], axis=0).min()), float(np.linalg.norm(last))) - _DECAYED
         )
-        if not solution.success:
-            raise RuntimeError(f"the integrator gave up: {solution.message}")
-        states = solution.y
+
+    decayed.terminal, decayed.direction = True, -1  # type: ignore[attr-defined]
+    solution = solve_ivp(
+        slope, (start, due[-1]), state, "DOP853", t_eval=due, rtol=rtol, atol=atol, events=decayed
+    )
+    if not solution.success or not np.isfinite(solution.y).all():
+        raise RuntimeError(f"the integrator gave up: {solution.message}")
+    if solution.status == 0:
+        return solution.t, solution.y, float(due[-1]), solution.y[:, -1]
+    states = solution.y if len(solution.t) else np.empty((len(state), 0))
+    return solution.t, states, float(solution.t_events[0][0]), solution.y_events[0][0]
+
+
+def _unpacked(states: Array, n: int) -> tuple[Array, Array]:
+    """The known solutions (T, n, n−1) and the last one (T, n) of states (n², T): X, c, ln D."""
+    size = n * (n - 1)
     x = states[:size].T.reshape(-1, n, n - 1)
     w = wedge(torch.from_numpy(x)).numpy()
     phi = np.exp(states[-1]) / np.square(w).sum(-1)
     return x, (x @ states[size:-1].T[..., None])[..., 0] + phi[:, None] * w
+
+
+def _rescaled(state: Array, n: int) -> tuple[Array, Array, float]:
+    """The same state with columns and last solution of length 1, and their lengths.
+
+    The integrator's absolute tolerance would drown solutions that have decayed below it.
+    """
+    size = n * (n - 1)
+    x, last = _unpacked(state[:, None], n)
+    columns, length = np.linalg.norm(x[0], axis=0), float(np.linalg.norm(last))
+    c = state[size:-1] * columns / length
+    log_d = state[-1] - np.log(columns).sum() - math.log(length)
+    return np.concatenate([(x[0] / columns).ravel(), c, [log_d]]), columns, length
+
+
+def _check_independent(x: Array, times: Array, rtol: float) -> None:
+    for t, columns in zip(times, x, strict=True):
+        smallest = np.linalg.svd(columns / np.linalg.norm(columns, axis=0), compute_uv=False)[-1]
+        if not smallest > max(10 * rtol, 1e-13):
+            raise RuntimeError(f"the known solutions became dependent to rounding by t = {t:g}")
 
 
 def complete_basis_batched(
@@ -224,12 +289,13 @@ def complete_basis_batched(
         (B, n).
 
     Raises:
-        TypeError: if x0 is not a floating-point tensor, or steps is not an integer.
-        ValueError: if x0 or a(0) has another shape, steps < 1, t_end ≤ 0, or gauge is unknown.
+        TypeError: if x0 is not float32 or float64, or steps is not an integer.
+        ValueError: if x0 or a(0) has another shape, columns of x0 are dependent, steps < 1,
+            t_end ≤ 0, or gauge is unknown.
 
     Source: with v = w, the module's formula; with v = e_i, d'Alembert's reduction of order.
     """
-    check_floating(x0=x0)
+    check_precise(x0=x0)
     _check_columns(x0.shape)
     if x0.ndim != 3:
         raise ValueError(f"x0 must have shape (B, n, n-1), got {tuple(x0.shape)}")
@@ -238,6 +304,8 @@ def complete_basis_batched(
         raise ValueError(f"a must return ({len(x0)}, {n}, {n}), got {tuple(a(0.0).shape)}")
     check_positive(t_end=t_end)
     check_count(steps=steps)
+    if _is_deficient(x0):
+        raise ValueError("x0 must have independent columns in every system, got a deficient rank")
     if gauge != "wedge" and (not isinstance(gauge, int) or not 0 <= gauge < n):
         raise ValueError(f'gauge must be "wedge" or an index below {n}, got {gauge!r}')
 
@@ -262,8 +330,16 @@ def complete_basis_batched(
             value + h / 6 * (p + 2 * q + 2 * r + s)
             for value, p, q, r, s in zip((x, c, log_d), k1, k2, k3, k4, strict=True)
         )
+        x, c, log_d = _balanced(x, c, log_d)
     phi, direction = _gauge_vector(x, log_d, gauge)
     return (x @ c[..., None])[..., 0] + phi[:, None] * direction[..., 0]
+
+
+def _balanced(x: Tensor, c: Tensor, log_d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same solution from columns of a size whose products neither vanish nor overflow."""
+    unit = power_of_two(x.abs().amax(-2))
+    unit = torch.where((unit > 2.0**-20) & (unit < 2.0**20), 1.0, unit)
+    return x / unit[:, None], c * unit, log_d - unit.log().sum(-1)
 
 
 def _gauge_vector(x: Tensor, log_d: Tensor, gauge: Literal["wedge"] | int) -> tuple[Tensor, Tensor]:
@@ -308,7 +384,7 @@ def planar_variational_flow(field: Callable[[Tensor], Tensor], z: Tensor, t: Ten
 
     Source: Diliberto, "On systems of ordinary differential equations", 1950.
     """
-    check_floating(z=z, t=t)
+    check_precise(z=z, t=t)
     if t.ndim != 1 or len(t) < 3 or z.shape != (len(t), 2):
         raise ValueError(
             f"z must have shape (T, 2) and t (T,) with T >= 3, got {tuple(z.shape)}, "
@@ -358,22 +434,32 @@ def structured_generator(x: Tensor, dx: Tensor, free: Tensor) -> Tensor:
         (..., n, n).
 
     Raises:
-        TypeError: if an argument is not a floating-point tensor, or the dtypes disagree.
-        ValueError: if the shapes disagree.
+        TypeError: if an argument is not float32 or float64, or the dtypes disagree.
+        ValueError: if the shapes disagree, the columns of x are dependent, or A overflows.
     """
-    check_floating(x=x, dx=dx, free=free)
+    check_precise(x=x, dx=dx, free=free)
     _check_columns(x.shape)
     if dx.shape != x.shape:
         raise ValueError(f"dx must have the shape of x, {tuple(x.shape)}, got {tuple(dx.shape)}")
     if free.shape[-1:] != x.shape[-2:-1]:
         raise ValueError(f"free must have shape (..., {x.shape[-2]}), got {tuple(free.shape)}")
+    if _is_deficient(x):
+        raise ValueError("x must have independent columns, got a deficient rank")
+    unit = power_of_two(x.abs().amax((-2, -1), keepdim=True))
+    x, dx = x / unit, dx / unit
     w = wedge(x)
     q, r = torch.linalg.qr(x)
     # Ẋ X⁺ = Ẋ R⁻¹ Qᵀ, with R⁻¹ from the right.
     known = torch.linalg.solve_triangular(r, dx, upper=True, left=False) @ q.mT
     outer = free[..., :, None] * (w / w.square().sum(-1, keepdim=True))[..., None, :]
-    generator: Tensor = known + outer
-    return generator
+    return narrowed(known + outer / unit ** (x.shape[-1]), x.dtype, "A")
+
+
+def _is_deficient(x: Tensor) -> bool:
+    """Whether columns of one of the matrices are dependent to rounding, whatever their lengths."""
+    lengths = length(x, -2, keepdim=True)
+    directions = x / torch.where(lengths > 0, lengths, 1)
+    return bool((torch.linalg.matrix_rank(directions) < x.shape[-1]).any())
 
 
 def _check_columns(shape: tuple[int, ...]) -> None:

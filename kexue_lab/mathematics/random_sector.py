@@ -21,6 +21,7 @@ from functools import lru_cache
 from numbers import Integral, Rational, Real
 from typing import Any
 
+import mpmath as mp
 import numpy as np
 import torch
 from numpy.polynomial import legendre
@@ -28,6 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import nnls
 from torch import Tensor
 
+from kexue_lab.precision import power_of_two, widened
 from kexue_lab.validation import check_floating
 
 # Intermediate values of the recurrence lie in [0, 1]; starting from 2**1000 instead of 1 leaves
@@ -36,6 +38,8 @@ from kexue_lab.validation import check_floating
 # largest n for which the recurrence is trusted; beyond, exact arithmetic takes over.
 _HEADROOM = 1000
 _LARGEST_RECURRENCE = 2000
+# Bits of all terms of an exact sum: beyond, it would take minutes.
+_LARGEST_EXACT = 10**9
 _PANELS = 48
 _NODES_PER_PANEL = 12
 _NUMBERS_PER_CHUNK = 1 << 21
@@ -48,7 +52,7 @@ def max_gap_cdf(n: int, x: float) -> float:
     P(M ≤ x) = (n-1)! x^(n-1) f_n(1/x), where f_n, the density of a sum of n uniforms on [0, 1], is
     a cardinal B-spline whose recurrence has only non-negative terms. It is also the probability
     that n random arcs of length x cover a circle of circumference 1. Takes about 1 ms at n = 200;
-    above n = 2000 exact arithmetic is used, which takes seconds.
+    above n = 2000 the alternating sum is taken in long arithmetic.
 
     Args:
         n: Number of spacings, at least 1.
@@ -197,8 +201,12 @@ def moving_apex_density(phi: ArrayLike, eccentricity: float) -> NDArray[Any]:
     e = float(_finite("eccentricity", eccentricity))
     if not 0 <= e <= 1:
         raise ValueError(f"eccentricity must be in [0, 1], got {eccentricity}")
-    rim = -e * np.cos(angles) + np.sqrt(1 - (e * np.sin(angles)) ** 2)
-    return np.asarray(rim**2 / (2 * math.pi))
+    ahead = e * np.cos(angles.astype(np.float64))
+    # ρ = product/(root + ahead) = root - ahead: the form of the two that does not cancel.
+    product = (1 - e) * (1 + e)
+    root = np.sqrt(product + ahead**2)
+    rim = np.where(ahead > 0, product / np.where(ahead > 0, root + ahead, 1), root - ahead)
+    return np.asarray(rim**2 / (2 * math.pi)).astype(angles.dtype)
 
 
 def square_pond_density(phi: ArrayLike) -> NDArray[Any]:
@@ -218,7 +226,9 @@ def square_pond_density(phi: ArrayLike) -> NDArray[Any]:
         ValueError: If `phi` is not finite.
     """
     angles = _angles(phi)
-    return np.asarray(0.125 / np.maximum(np.abs(np.cos(angles)), np.abs(np.sin(angles))) ** 2)
+    wide = angles.astype(np.float64)
+    density = 0.125 / np.maximum(np.abs(np.cos(wide)), np.abs(np.sin(wide))) ** 2
+    return np.asarray(density).astype(angles.dtype)
 
 
 def max_circular_gap(angles: Tensor) -> Tensor:
@@ -243,9 +253,13 @@ def max_circular_gap(angles: Tensor) -> Tensor:
         raise ValueError(f"angles must have shape (..., n) with n >= 1, got {tuple(angles.shape)}")
     if not bool(torch.isfinite(angles).all()):
         raise ValueError("angles must be finite, got nan or inf")
-    ordered = torch.remainder(angles, 2 * math.pi).sort(dim=-1).values
+    wide = angles.double()
+    # sin and cos know 2π to more digits than a remainder does.
+    turned = torch.where(wide.abs() < 100, wide, torch.atan2(wide.sin(), wide.cos()))
+    ordered = torch.remainder(turned, 2 * math.pi).sort(dim=-1).values
     across_zero = 2 * math.pi - (ordered[..., -1:] - ordered[..., :1])
-    return torch.cat([ordered.diff(dim=-1), across_zero], dim=-1).amax(dim=-1)
+    longest = torch.cat([ordered.diff(dim=-1), across_zero], dim=-1).amax(dim=-1)
+    return longest.to(angles.dtype)
 
 
 def monte_carlo_same_sector(
@@ -267,8 +281,8 @@ def monte_carlo_same_sector(
         device: Where to simulate; by default the generator's device, else the CPU.
 
     Returns:
-        The share p of trials inside one sector, and its standard error √(p(1-p)/samples), which is
-        0 when all trials agree.
+        The share p of trials inside one sector, and its standard error √(p(1-p)/samples); when all
+        trials agree, the deviation that a uniform prior leaves, about 1/samples.
 
     Raises:
         TypeError: If `n` or `samples` is not an integer or `theta` not a real number.
@@ -287,7 +301,12 @@ def monte_carlo_same_sector(
         turns = torch.rand(shape, generator=generator, dtype=torch.float64, device=where)
         hits += (max_circular_gap(2 * math.pi * turns) >= longest).sum()
     estimate = int(hits) / samples
-    return estimate, math.sqrt(estimate * (1 - estimate) / samples)
+    # Some gap is at least as long as the mean one: 2π/n is certain.
+    if 0 < estimate < 1 or n * longest <= 2 * math.pi:
+        return estimate, math.sqrt(estimate * (1 - estimate) / samples)
+    # Where all trials agree their spread says nothing: the deviation of p given this, if every p
+    # was as likely before.
+    return estimate, math.sqrt((samples + 1) / (samples + 3)) / (samples + 2)
 
 
 def same_halfspace_probability(n: int, d: int) -> Fraction:
@@ -315,7 +334,15 @@ def same_halfspace_probability(n: int, d: int) -> Fraction:
         Fraction(1, 2)
     """
     n, d = _count("n", n), _count("d", d)
-    return Fraction(sum(math.comb(n - 1, k) for k in range(min(n, d))), 2 ** (n - 1))
+    if d >= n:
+        return Fraction(1)
+    if n * d > _LARGEST_EXACT:
+        raise ValueError(f"n * d must be at most {_LARGEST_EXACT}, got n = {n}, d = {d}")
+    count, choices = 0, 1
+    for k in range(d):
+        count += choices
+        choices = choices * (n - 1 - k) // (k + 1)
+    return Fraction(count, 2 ** (n - 1))
 
 
 def separable_through_origin(points: Tensor, labels: Tensor) -> bool:
@@ -342,7 +369,8 @@ def separable_through_origin(points: Tensor, labels: Tensor) -> bool:
         True
     """
     _check_classification(points, labels, ndim=2)
-    signed, lengths = _signed(points, labels)
+    points = points.double()
+    signed, lengths = _signed(points / power_of_two(points.abs().amax(-1, keepdim=True)), labels)
     return _hull_residual(signed / np.where(lengths > 0, lengths, 1.0)) >= _SEPARABLE_RESIDUAL
 
 
@@ -367,12 +395,14 @@ def largest_margin(points: Tensor, labels: Tensor) -> float:
         ValueError: If a shape does not fit, `points` is not finite or a label is neither -1 nor 1.
     """
     _check_classification(points, labels, ndim=2)
-    signed, lengths = _signed(points, labels)
+    points = points.double()
+    unit = float(power_of_two(points.abs().max()))  # lengths must neither overflow nor vanish
+    signed, lengths = _signed(points / unit, labels)
     longest = float(lengths.max())
     residual = _hull_residual(signed / longest) if longest > 0 else 0.0
     if residual < _SEPARABLE_RESIDUAL:
         return 0.0
-    return longest * residual / math.sqrt(1 - residual**2)
+    return unit * longest * residual / math.sqrt(1 - residual**2)
 
 
 def perceptron_separates(points: Tensor, labels: Tensor, updates: int) -> Tensor:
@@ -398,6 +428,8 @@ def perceptron_separates(points: Tensor, labels: Tensor, updates: int) -> Tensor
     """
     _check_classification(points, labels, ndim=3)
     updates = _count("updates", updates)
+    points = widened(points)
+    points = points / power_of_two(points.abs().amax((-2, -1), keepdim=True))
     signed = points * labels[..., None].to(points.dtype)
     problem = torch.arange(len(signed), device=signed.device)
     weight = torch.zeros_like(signed[:, 0])
@@ -411,8 +443,8 @@ def perceptron_separates(points: Tensor, labels: Tensor, updates: int) -> Tensor
 
 
 def _signed(points: Tensor, labels: Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The points y_i x_i in float64, shape (n, d), and their lengths, shape (n, 1)."""
-    signed = (points * labels[:, None].to(points.dtype)).detach().cpu().double().numpy()
+    """The points y_i x_i, shape (n, d), of float64 points, and their lengths, shape (n, 1)."""
+    signed = (points * labels[:, None].to(points.dtype)).detach().cpu().numpy()
     return signed, np.linalg.norm(signed, axis=1, keepdims=True)
 
 
@@ -430,7 +462,7 @@ def _float_cdf(n: int, x: Fraction) -> float:
     if n * x <= 1:
         return 0.0
     if n > _LARGEST_RECURRENCE:
-        return float(1 - _exact_tail(n, x))
+        return float(1 - _series_tail(n, x))
     # h_m(j) = (m-1)! x^(m-1) f_m(1/x - j) obeys
     # h_m(j) = (1 - jx) h_{m-1}(j) + ((m+j)x - 1) h_{m-1}(j+1),
     # and h_1 is 1 at the one j with 0 <= 1/x - j < 1. Integer division rounds the weights
@@ -445,12 +477,36 @@ def _float_cdf(n: int, x: Fraction) -> float:
     return min(1.0, math.ldexp(values[0], -_HEADROOM))
 
 
+def _series_tail(n: int, x: Fraction) -> Any:
+    """The tail for large n by its alternating sum, in as many digits as the terms cancel.
+
+    The k-th term is at most first**k / k!, so they sum to at most e**first; and P(M ≤ x) is at most
+    e**-first, since spacings below x make each other less likely. The number is mpmath's.
+    """
+    first = n * math.exp((n - 1) * math.log1p(-float(x))) if float(x) < 1 else 0.0
+    if first > 750:
+        return mp.mpf(1)
+    with mp.workprec(round(1.5 * first) + 1300):
+        length = mp.mpf(x.numerator) / x.denominator
+        total, choices, k = mp.mpf(0), mp.mpf(1), 1
+        while k * x < 1:
+            choices = choices * (n - k + 1) / k
+            term = choices * (1 - k * length) ** (n - 1)
+            total += term if k % 2 else -term
+            if k > first and term < mp.ldexp(total, -mp.mp.prec):
+                break
+            k += 1
+        return +total
+
+
 def _exact_tail(n: int, x: Fraction) -> Fraction:
     if x >= 1:
         return Fraction(0)
     if n * x <= 1:
         return Fraction(1)
     p, q = x.numerator, x.denominator
+    if (n - 1) * q.bit_length() * len(_active(x)) > _LARGEST_EXACT:
+        raise ValueError(f"n must be smaller for an exact result, got {n}: pass x as a float")
     terms = ((-1) ** (k - 1) * math.comb(n, k) * (q - k * p) ** (n - 1) for k in _active(x))
     return Fraction(sum(terms), q ** (n - 1))
 
@@ -462,6 +518,8 @@ def _float_tail(n: int, x: Fraction) -> float:
         return 1.0
     # The k-th term is at most first**k / k!: up to first = 1 the sum has no cancellation to speak
     # of, beyond it the tail is so large that 1 - cdf has none.
+    if n > _LARGEST_RECURRENCE:
+        return float(_series_tail(n, x))
     if n * float(1 - x) ** (n - 1) > 1:
         return 1.0 - _float_cdf(n, x)
     total = 0.0

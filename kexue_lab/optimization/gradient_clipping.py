@@ -26,6 +26,8 @@ import sympy as sp
 import torch
 from torch import Tensor
 
+from kexue_lab.precision import holds, length, narrowed, widened
+
 Kind = Literal["hard", "soft"]
 Number = TypeVar("Number", float, Fraction, sp.Expr)
 
@@ -81,7 +83,7 @@ def clip_factor(norm: Tensor, gamma: float, kind: Kind = "hard") -> Tensor:
     """
     _check_nonnegative(norm, "norm")
     _check_clipping(gamma, kind)
-    return _clip_factor(norm, gamma, kind)
+    return _clip_factor(norm.double(), gamma, kind).to(norm.dtype)
 
 
 def optimal_step_length(grad_norm: Tensor, L0: float, L1: float) -> Tensor:
@@ -115,9 +117,15 @@ def optimal_step_length(grad_norm: Tensor, L0: float, L1: float) -> Tensor:
     _check_at_least_zero(L1, "L1")
     if L0 == L1 == 0:
         raise ValueError("L0 and L1 must not both be 0: the bound then has no minimum")
-    curvature = L0 + L1 * grad_norm
-    soft_clipped = torch.where(curvature > 0, grad_norm / curvature, 0)
-    return torch.log1p(L1 * soft_clipped) / L1 if L1 > 0 else soft_clipped
+    _check_finite(grad_norm, "grad_norm")
+    wide = grad_norm.double()
+    if L1 == 0:
+        return narrowed(wide / L0, grad_norm.dtype, "the length")
+    # Divided by G: the curvature L0 + L1 G may leave the dtype where its ratio to G does not.
+    soft_clipped = torch.where(wide > 0, 1 / (L0 / wide.clamp_min(1e-300) + L1), 0)
+    turn = L1 * soft_clipped
+    steps = soft_clipped * torch.where(turn > 0, torch.log1p(turn) / turn.clamp_min(1e-300), 1)
+    return narrowed(steps, grad_norm.dtype, "the length")
 
 
 def descent_upper_bound(grad_norm: Tensor, step_length: Tensor, L0: float, L1: float) -> Tensor:
@@ -137,7 +145,7 @@ def descent_upper_bound(grad_norm: Tensor, step_length: Tensor, L0: float, L1: f
         L1: Growth of the allowed curvature with the gradient norm, at least 0.
 
     Returns:
-        The bound, of the broadcast shape; infinite where e^r overflows.
+        The bound, of the broadcast shape; infinite where it is beyond the dtype.
 
     Raises:
         TypeError: If a tensor is not a floating-point one, or `L0` or `L1` not a real number.
@@ -155,8 +163,14 @@ def descent_upper_bound(grad_norm: Tensor, step_length: Tensor, L0: float, L1: f
         raise ValueError(f"step_length must broadcast with grad_norm, got {shapes}") from None
     _check_at_least_zero(L0, "L0")
     _check_at_least_zero(L1, "L1")
-    growth = _exponential_remainder(L1 * step_length)
-    return -grad_norm * step_length + (L0 + L1 * grad_norm) * step_length**2 * growth
+    _check_finite(grad_norm, "grad_norm")
+    _check_finite(step_length, "step_length")
+    norm, step = grad_norm.double(), step_length.double()
+    growth = _exponential_remainder(L1 * step)
+    curvature = L0 + L1 * norm
+    # 0 times an infinite growth is 0.
+    bend = torch.where((curvature > 0) & (step > 0), curvature * step**2 * growth, 0)
+    return (-norm * step + bend).to(torch.promote_types(grad_norm.dtype, step_length.dtype))
 
 
 def power_function_l0(k: int, L1: Number) -> Number:
@@ -193,7 +207,10 @@ def power_function_l0(k: int, L1: Number) -> Number:
             raise ValueError(f"L1 must be positive and finite, got {L1}")
     else:
         _check_positive(L1, "L1")
-    return 2 * k * (2 * (k - 1) / L1) ** (2 * k - 2)
+    try:
+        return 2 * k * (2 * (k - 1) / L1) ** (2 * k - 2)
+    except OverflowError:
+        raise ValueError(f"k and L1 must leave L0 finite, got {k} and {L1}") from None
 
 
 def clipped_gradient_descent(
@@ -253,16 +270,16 @@ def clipped_gradient_descent(
         gradient = _checked_gradient(grad_fn, theta)
         # A gradient function may have asked for derivatives by its argument.
         theta = theta.detach()
-        norm = torch.linalg.vector_norm(gradient)
+        norm = length(widened(gradient).reshape(-1)) if gradient.numel() else gradient.sum()
         norms.append(norm.item())
         if not tol < norms[-1] < math.inf or len(norms) > max_steps:
             break
         factor = 1.0 if gamma is None else _clip_factor(norm, gamma, kind)
-        theta = theta - lr * factor * gradient
+        theta = (theta - lr * factor * gradient).to(theta0.dtype)
     return GDResult(
         theta=theta,
         steps=len(norms) - 1,
-        grad_norms=theta.new_tensor(norms),
+        grad_norms=widened(theta).new_tensor(norms),
         converged=norms[-1] <= tol,
         diverged=not math.isfinite(norms[-1]),
     )
@@ -310,13 +327,13 @@ def hessian_spectral_norm(
     v = torch.randn(len(gradient), generator=generator, device=where, dtype=gradient.dtype)
     v = v.to(gradient.device)
     for _ in range(n_iter):
-        v = v / torch.linalg.vector_norm(v)
+        v = v / length(v)
         v = _flat(
             torch.autograd.grad(gradient, tensors, v, retain_graph=True, materialize_grads=True)
         )
         if not v.any():
             return 0.0
-    return float(torch.linalg.vector_norm(v))
+    return float(length(widened(v)))
 
 
 def _clip_factor(norm: Tensor, gamma: float, kind: Kind) -> Tensor:
@@ -362,6 +379,11 @@ def _check_nonnegative(tensor: Tensor, name: str) -> None:
         return
     if negative:
         raise ValueError(f"{name} must not be negative, got {tensor.min().item()}")
+
+
+def _check_finite(tensor: Tensor, name: str) -> None:
+    if not holds(tensor.isfinite()):
+        raise ValueError(f"{name} must be finite, got nan or infinity")
 
 
 def _check_real(value: object, name: str) -> None:

@@ -25,16 +25,19 @@ import warnings
 from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args, overload
+from typing import Literal, overload
 
 import numpy as np
 import ot
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 # `ot.emd2` spends two thirds of its time around this call when texts have ten to thirty words.
 from ot.lp.emd_wrap import emd_c
 from torch import Tensor
+
+from kexue_lab.precision import distances, length, narrowed
+from kexue_lab.validation import check_choice, check_count, check_positive
 
 Kind = Literal["wmd", "wrd"]
 TensorLike = Tensor | ArrayLike
@@ -47,6 +50,12 @@ _PRUNING_SLACK = 1e-12
 # Squared distances below this share of ‖x‖² + ‖y‖² are computed from differences; all of them are
 # where more than this share would need it.
 _CLOSE, _MANY = 1e-4, 0.1
+# Costs up to so many times the distance leave it its digits in the solver.
+_CAPPED = 2.0**20
+# A sum of row errors that makes a plan of Sinkhorn's none.
+_NO_PLAN = 0.01
+# The rounding error of a row of Sinkhorn's plan beyond which it is refused.
+_LARGEST_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -116,15 +125,16 @@ def emd(
     exact = cost.double()
     # POT 0.9.7 takes a problem with negative costs for infeasible.
     lowest = min(exact.min().item(), 0.0)
-    unit = _solver_unit(exact - lowest)
+    raised = exact - lowest
+    if not bool(raised.isfinite().all()):
+        raise ValueError(f"cost must span a range within float64, got from {lowest:g} up")
+    cap = _useful_cost(p.detach().double(), q.detach().double(), raised.detach())
+    raised = raised.clamp(max=cap)
+    unit = _solver_unit(raised)
     value, log = ot.emd2(
-        p.double(),
-        q.double(),
-        (exact - lowest) / unit,
-        numItermax=_MAX_PIVOTS,
-        return_matrix=True,
+        p.double(), q.double(), raised / unit, numItermax=_MAX_PIVOTS, return_matrix=True
     )
-    value = (value * unit + lowest * p.double().sum()).to(cost.dtype)
+    value = narrowed(value * unit + lowest * p.double().sum(), cost.dtype, "the distance")
     return (value, log["G"].to(cost.dtype)) if return_plan else value
 
 
@@ -165,7 +175,8 @@ def word_movers_distance(
     x, y = _checked_texts(x, y)
     p = _checked_weights("x_weights", x_weights, x)
     q = _checked_weights("y_weights", y_weights, y)
-    return emd(p, q, _cost(x.double(), y.double(), "wmd")).to(x.dtype)
+    distance = emd(p, q, _cost(x.double(), y.double(), "wmd"))
+    return narrowed(distance, x.dtype, "the distance")
 
 
 def word_rotators_distance(x: TensorLike, y: TensorLike) -> Tensor:
@@ -215,10 +226,12 @@ def centroid_lower_bound(x: TensorLike, y: TensorLike, *, kind: Kind) -> Tensor:
 
     Reference: Kusner, Sun, Kolkin and Weinberger, 2015, section 4; Su, 2020, for WRD.
     """
-    _check_kind(kind)
+    check_choice(Kind, kind=kind)
     x, y = _checked_texts(x, y)
     (u, p), (v, q) = _measure("x", x, kind), _measure("y", y, kind)
-    return _centroid_bound(p @ u - q @ v, kind).to(x.dtype)
+    # From a common point: centroids far from the origin would cancel.
+    bound = _centroid_bound(p @ (u - u[0]) - q @ (v - u[0]), kind)
+    return narrowed(bound, x.dtype, "the bound")
 
 
 def relaxed_lower_bound(x: TensorLike, y: TensorLike, *, kind: Kind) -> Tensor:
@@ -240,10 +253,10 @@ def relaxed_lower_bound(x: TensorLike, y: TensorLike, *, kind: Kind) -> Tensor:
 
     Reference: Kusner, Sun, Kolkin and Weinberger, 2015, section 4.
     """
-    _check_kind(kind)
+    check_choice(Kind, kind=kind)
     x, y = _checked_texts(x, y)
     (u, p), (v, q) = _measure("x", x, kind), _measure("y", y, kind)
-    return _relaxed_bound(p, q, _cost(u, v, kind)).to(x.dtype)
+    return narrowed(_relaxed_bound(p, q, _cost(u, v, kind)), x.dtype, "the bound")
 
 
 @overload
@@ -285,7 +298,9 @@ def sinkhorn_distance(
     not 0 for equal distributions. Differentiable by unrolling the iterations.
 
     A `RuntimeWarning` tells that `max_iter` iterations did not bring the row sums of every plan
-    within `tol` of `p`; the cost of such an infeasible plan can be below the exact distance.
+    within `tol` of `p`; the cost of such an infeasible plan can be below the exact distance. One
+    whose row errors sum to more than 1 % is no plan: it is mended to a near one that has the masses
+    p and q, the cost of which is at least the exact distance.
 
     Args:
         p: source masses, shape (..., m), each summing to 1 within 1e-6. A word of mass 0 is
@@ -294,8 +309,8 @@ def sinkhorn_distance(
         cost: costs, shape (..., m, n); leading axes broadcast.
         epsilon: strength ε of the regularisation, in the units of `cost`.
         max_iter: largest number of iterations.
-        tol: largest sum of the row errors |Σ_j γ_ij - p_i| at which to stop, or what the rounding
-            of the dtype allows if that is larger.
+        tol: largest sum of the row errors |Σ_j γ_ij - p_i| at which to stop, or what rounding
+            in float64 allows if that is larger.
         return_plan: whether to return the plans too.
 
     Returns:
@@ -304,7 +319,8 @@ def sinkhorn_distance(
     Raises:
         TypeError: if a tensor is not floating point, or `max_iter` is not an integer.
         ValueError: if shapes, dtypes or devices disagree, an entry is not finite, `p` or `q` is not
-            a distribution, `epsilon` or `tol` is not positive and finite, or `max_iter` < 1.
+            a distribution, `epsilon` or `tol` is not positive and finite, `max_iter` < 1, or
+            `epsilon` is so small beside the costs that rounding would decide the plan.
 
     Reference: Cuturi, Sinkhorn Distances, NeurIPS 2013, arXiv:1306.0895.
 
@@ -314,12 +330,14 @@ def sinkhorn_distance(
         tensor(4.5398e-05)
     """
     p, q, cost = _checked_problem(p, q, cost)
-    _check_positive(epsilon=epsilon, tol=tol)
-    _check_count("max_iter", max_iter)
+    check_positive(epsilon=epsilon, tol=tol)
+    check_count(max_iter=max_iter)
+    dtype = cost.dtype
+    p, q, cost = p.double(), q.double(), cost.double()
     p, q = p / p.sum(-1, keepdim=True), q / q.sum(-1, keepdim=True)
     log_p, log_q, kernel = _log(p), _log(q), -cost / epsilon
-    tol = max(tol, 4 * torch.finfo(cost.dtype).eps * (1 + kernel.detach().abs().max().item()))
-
+    if not bool(kernel.isfinite().all()):
+        raise ValueError(f"epsilon must be larger beside the costs, got {epsilon}")
     a = log_p - torch.logsumexp(kernel + log_q[..., None, :], -1)
     for _ in range(max_iter):
         b = log_q - torch.logsumexp(kernel + a[..., None], -2)
@@ -327,10 +345,15 @@ def sinkhorn_distance(
         next_a = log_p - torch.logsumexp(kernel + b[..., None, :], -1)
         ratio = torch.where(p > 0, a - next_a, 0).detach().expm1()
         error = (p.detach() * ratio.abs()).sum(-1).max().item()
-        if error <= tol:
+        rounding = _rounding(next_a, b)
+        if error <= max(tol, rounding):
             break
         a = next_a
-    else:
+    if not rounding <= _LARGEST_ROUNDING:
+        raise ValueError(
+            f"epsilon must be larger beside the costs, got {epsilon}: plans would be noise"
+        )
+    if not error <= max(tol, rounding):
         warnings.warn(
             f"sinkhorn_distance stopped after {max_iter} iterations with a row error of {error:.1e}"
             f" > {tol:.1e}",
@@ -339,8 +362,10 @@ def sinkhorn_distance(
         )
     # After a break `a` is still the potential of which the error is known.
     plan = (kernel + a[..., None] + b[..., None, :]).exp()
-    value = (plan * cost).sum((-2, -1))
-    return (value, plan) if return_plan else value
+    if error > _NO_PLAN:
+        plan = _feasible(plan, p, q)
+    value = narrowed((plan * cost).sum((-2, -1)), dtype, "the cost")
+    return (value, plan.to(dtype)) if return_plan else value
 
 
 def nearest_texts(
@@ -369,11 +394,11 @@ def nearest_texts(
 
     Reference: Kusner, Sun, Kolkin and Weinberger, 2015, section 4.
     """
-    _check_kind(kind)
+    check_choice(Kind, kind=kind)
     texts = _checked_text_list("corpus", corpus)
     query = _as_text("query", query)
     _check_alike("query", query, "corpus[0]", texts[0])
-    _check_count("k", k)
+    check_count(k=k)
     if k > len(texts):
         raise ValueError(f"k must be at most the number of texts {len(texts)}, got {k}")
 
@@ -382,7 +407,7 @@ def nearest_texts(
     costs = _vocabulary_cost(target.vectors, source.vectors[source.words[0]], kind)
     unit = _solver_unit(costs)
     bounds = _centroid_bound(target.centroids() - source.centroids(), kind)
-    size = max(source.vectors.norm(dim=-1).max().item(), target.vectors.norm(dim=-1).max().item())
+    size = max(length(source.vectors).max().item(), length(target.vectors).max().item())
     best: list[tuple[float, int]] = []
     n_solved = 0
     for j in bounds.argsort(stable=True).tolist():
@@ -397,7 +422,7 @@ def nearest_texts(
         n_solved += 1
     distances, indices = zip(*best, strict=True)
     return (
-        torch.tensor(distances, dtype=query.dtype, device=query.device),
+        narrowed(query.new_tensor(distances, dtype=torch.float64), query.dtype, "a distance"),
         torch.tensor(indices, device=query.device),
         n_solved,
     )
@@ -424,7 +449,7 @@ def pairwise_distances(
         ValueError: if a list or a text is empty, dimensions, dtypes or devices disagree, an entry
             is not finite, `kind` is unknown, or a vector is zero where `kind` is "wrd".
     """
-    _check_kind(kind)
+    check_choice(Kind, kind=kind)
     first, second = _checked_text_list("texts_a", texts_a), _checked_text_list("texts_b", texts_b)
     _check_alike("texts_b[0]", second[0], "texts_a[0]", first[0])
     source, target = _corpus("texts_a", first, kind), _corpus("texts_b", second, kind)
@@ -436,7 +461,8 @@ def pairwise_distances(
         pairs = zip(target.words, target.masses, strict=True)
         # Texts of `texts_b` are rows here: their costs are then gathered as contiguous memory.
         rows.append([_solve(q, p, costs[other]) * unit for other, q in pairs])
-    return torch.tensor(rows, dtype=torch.float64).to(first[0])
+    table = torch.tensor(rows, dtype=torch.float64, device=first[0].device)
+    return narrowed(table, first[0].dtype, "a distance")
 
 
 def _measure(name: str, text: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
@@ -445,35 +471,35 @@ def _measure(name: str, text: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
     if kind == "wmd":
         return text, text.new_full((len(text),), 1 / len(text))
     norms = _checked_norms(name, text)
-    return text / norms[:, None], norms / norms.sum()
+    masses = norms / norms.max()
+    return text / norms[:, None], masses / masses.sum()
 
 
 def _cost(x: Tensor, y: Tensor, kind: Kind) -> Tensor:
-    if kind == "wmd":
-        # From differences: exactly 0, and of gradient 0, for equal vectors.
-        distances: Tensor = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
-        return distances
-    return (1 - x @ y.mT).clamp_min(0)
+    # From differences: exactly 0, and of gradient 0, for equal vectors.
+    gaps = distances(x, y)
+    if not bool(gaps.isfinite().all()):
+        raise ValueError("texts must have distances within float64, got vectors too far apart")
+    return gaps if kind == "wmd" else gaps.square() / 2
 
 
 def _vocabulary_cost(x: Tensor, y: Tensor, kind: Kind) -> Tensor:
-    """`_cost` without gradient, through a matrix product for WMD too."""
-    if kind == "wrd":
-        return _cost(x, y, kind)
+    """`_cost` without gradient, through a matrix product."""
     scale = torch.linalg.vecdot(x, x)[:, None] + torch.linalg.vecdot(y, y)
+    if not 1e-280 < scale.min().item() <= scale.max().item() < 1e280:
+        return _cost(x, y, kind)
     squares = torch.addmm(scale, x, y.mT, alpha=-2)
     # Elsewhere the cancellation costs no more than two digits of the distance.
     i, j = (squares < _CLOSE * scale).nonzero(as_tuple=True)
     if len(i) > _MANY * squares.numel():
         return _cost(x, y, kind)
     squares[i, j] = (x[i] - y[j]).square().sum(-1)
-    return squares.sqrt_()
+    return squares.sqrt_() if kind == "wmd" else squares / 2
 
 
 def _centroid_bound(difference: Tensor, kind: Kind) -> Tensor:
     if kind == "wmd":
-        bound: Tensor = torch.linalg.vector_norm(difference, dim=-1)
-        return bound
+        return length(difference)
     return difference.square().sum(-1) / 2
 
 
@@ -503,20 +529,80 @@ def _corpus(name: str, texts: Sequence[Tensor], kind: Kind) -> _Corpus:
 
 
 def _solver_unit(cost: Tensor) -> float:
-    """The power of 2, at most 1, in which costs are at least of the order of 1.
+    """The power of 2 in which costs are of the order of 1; 1 where they nearly are.
 
     The solver stops at an absolute tolerance of about 1e-14.
     """
     largest = cost.max().item()
-    return math.ldexp(1, math.frexp(largest)[1]) if 0 < largest < 1 else 1.0
+    return (
+        1.0
+        if largest == 0 or 1 <= largest < 2**20
+        else math.ldexp(1, min(math.frexp(largest)[1], 1023))
+    )
+
+
+def _useful_cost(p: Tensor, q: Tensor, cost: Tensor) -> float:
+    """A bound of the costs that an optimal plan uses; larger ones may be lowered to it.
+
+    A plan exists whose costs are at most b. Against it an optimal plan differs by cycles, each of
+    which would replace one entry by at most min(m, n) of cost b: no entry above min(m, n) b is
+    used. Costs far above would drown the others in the rounding of the solver's potentials.
+    """
+    cap = cost.max().item()
+    while True:
+        capped = cost.clamp(max=cap)
+        unit = _solver_unit(capped)
+        plan, value = _plan(p, q, capped / unit)
+        if cap <= _CAPPED * value * unit:
+            return cap
+        used = cost[torch.from_numpy(plan) > 0].max().item()
+        lower = 2 * min(cost.shape) * used
+        if not lower < cap / 2:
+            return cap
+        cap = lower
+
+
+def _plan(p: Tensor, q: Tensor, cost: Tensor) -> tuple[NDArray[np.float64], float]:
+    """Solve one problem on the CPU in float64, without gradient."""
+    arrays = (array.cpu().contiguous().numpy() for array in (p, q * (p.sum() / q.sum()), cost))
+    plan, value, _, _, code = emd_c(*arrays, _MAX_PIVOTS, 1)
+    if code != _OPTIMAL:
+        raise RuntimeError(f"the transport solver failed with code {code} on shape {cost.shape}")
+    return plan, float(value)
 
 
 def _solve(p: Tensor, q: Tensor, cost: Tensor) -> float:
-    """Solve one problem with positive masses, on the CPU in float64, without gradient."""
+    """The least cost of one problem with positive masses."""
     _, value, _, _, code = emd_c(p.numpy(), q.numpy(), cost.numpy(), _MAX_PIVOTS, 1)
     if code != _OPTIMAL:
         raise RuntimeError(f"the transport solver failed with code {code} on shape {cost.shape}")
-    return float(value)
+    largest = cost.max().item()
+    if largest <= _CAPPED * value:
+        return float(value)
+    cap = _useful_cost(p, q, cost)
+    if cap == largest:
+        return float(value)
+    capped = cost.clamp(max=cap)
+    unit = _solver_unit(capped)
+    return _plan(p, q, capped / unit)[1] * unit
+
+
+def _feasible(plan: Tensor, p: Tensor, q: Tensor) -> Tensor:
+    """A plan of masses p and q near one that has others.
+
+    Source: Altschuler, Weed, Rigollet, arXiv:1705.09634, algorithm 2.
+    """
+    plan = plan * (p / plan.sum(-1).clamp_min(1e-300)).clamp(max=1)[..., None]
+    plan = plan * (q / plan.sum(-2).clamp_min(1e-300)).clamp(max=1)[..., None, :]
+    rows, columns = (p - plan.sum(-1)).clamp_min(0), (q - plan.sum(-2)).clamp_min(0)
+    missing = rows.sum(-1)[..., None, None].clamp_min(1e-300)
+    return plan + rows[..., None] * columns[..., None, :] / missing
+
+
+def _rounding(a: Tensor, b: Tensor) -> float:
+    """How far rounding of the potentials may move a row sum, relative to it."""
+    largest = max(potential[potential.isfinite()].abs().max().item() for potential in (a, b))
+    return 4 * torch.finfo(a.dtype).eps * (1 + largest)
 
 
 def _log(p: Tensor) -> Tensor:
@@ -534,6 +620,22 @@ def _as_float(name: str, value: TensorLike) -> Tensor:
     if not bool(tensor.isfinite().all()):
         raise ValueError(f"{name} must be finite, got nan or infinity")
     return tensor
+
+
+def _as_masses(name: str, value: TensorLike, like: Tensor) -> Tensor:
+    """Masses as a tensor; lists and whole numbers, such as counts, get the dtype of `like`."""
+    listed = not isinstance(value, Tensor | np.ndarray)
+    try:
+        masses = torch.as_tensor(value, dtype=like.dtype if listed else None)
+    except (TypeError, ValueError, RuntimeError):
+        return _as_float(name, value)
+    if listed or _is_whole(masses):
+        masses = masses.to(like)
+    return _as_float(name, masses)
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
 def _as_text(name: str, value: TensorLike) -> Tensor:
@@ -578,20 +680,19 @@ def _check_same_place(name: str, tensor: Tensor, other: str, reference: Tensor) 
 def _checked_weights(name: str, weights: TensorLike | None, text: Tensor) -> Tensor:
     if weights is None:
         return text.new_full((len(text),), 1 / len(text), dtype=torch.float64)
-    values = _as_float(name, weights)
-    _check_same_place(name, values, "the text", text)
+    values = _as_masses(name, weights, text.to(torch.float64))
     if values.shape != (len(text),):
         raise ValueError(f"{name} must have shape ({len(text)},), got {tuple(values.shape)}")
     if bool((values < 0).any()):
         raise ValueError(f"{name} must be non-negative, got {values.min().item():g}")
     if not bool((values > 0).any()):
         raise ValueError(f"{name} must not be all zero")
-    values = values.double()
+    values = values / values.max()
     return values / values.sum()
 
 
 def _checked_norms(name: str, text: Tensor) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(text, dim=-1)
+    norms = length(text)
     if not bool((norms > 0).all()):
         raise ValueError(f"{name} must have no zero vector where kind is 'wrd': it has no cosine")
     return norms
@@ -600,7 +701,8 @@ def _checked_norms(name: str, text: Tensor) -> Tensor:
 def _checked_problem(
     p: TensorLike, q: TensorLike, cost: TensorLike
 ) -> tuple[Tensor, Tensor, Tensor]:
-    p, q, cost = _as_float("p", p), _as_float("q", q), _as_float("cost", cost)
+    cost = _as_float("cost", cost)
+    p, q = _as_masses("p", p, cost), _as_masses("q", q, cost)
     for name, masses in (("p", p), ("q", q)):
         _check_same_place(name, masses, "cost", cost)
         if masses.ndim < 1 or masses.numel() == 0:
@@ -623,21 +725,3 @@ def _checked_problem(
             f" {tuple(q.shape)} and {tuple(cost.shape)}"
         ) from error
     return p, q, cost
-
-
-def _check_kind(kind: str) -> None:
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind must be one of {get_args(Kind)}, got {kind!r}")
-
-
-def _check_positive(**values: float) -> None:
-    for name, value in values.items():
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name} must be positive and finite, got {value}")
-
-
-def _check_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")

@@ -615,7 +615,7 @@ def matrix(q=X, k=X, kind="elu", **options):
             r"q, k, v must have leading dimensions that broadcast, got \(2,\), \(\), \(5,\)",
         ),
         (lambda: attend(chunk_size=0), ValueError, "chunk_size must be at least 1, got 0"),
-        (lambda: attend(chunk_size=2.0), TypeError, "chunk_size must be an int, got float"),
+        (lambda: attend(chunk_size=2.0), TypeError, "chunk_size must be an integer"),
         (lambda: attend(eps=-1.0), ValueError, "eps .*-1"),
         (lambda: attend(eps=math.inf), ValueError, "eps .*inf"),
         (lambda: attend(feature_map="elu"), TypeError, "feature_map must be callable.*str"),
@@ -669,3 +669,29 @@ def matrix(q=X, k=X, kind="elu", **options):
 def test_bad_input(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+@pytest.mark.parametrize("kind", ["softmax", "elu", "taylor", "efficient"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_rows_of_many_wide_keys_sum_to_one(kind, dtype):
+    g = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(n, 64, generator=g).to(dtype) for n in (8, 1024))
+    rows = attention_matrix(q, k, kind=kind).double().sum(-1)
+    assert torch.allclose(rows, torch.ones_like(rows), atol=10 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("shift", [-1e3, -1e30, 1e30])
+def test_attention_of_features_of_any_size(is_causal, shift):
+    q, k, v = (torch.randn(5, 3, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    for query, key in ((q + shift, k), (q, k + shift), (q + shift, k + shift)):
+        out = linear_attention(query, key, v, is_causal=is_causal)
+        dense = attention_matrix(query, key, kind="elu", is_causal=is_causal) @ v
+        assert bool(out.isfinite().all())
+        assert torch.allclose(out, dense, atol=1e-5)
+
+
+def test_softmax_of_products_beyond_the_dtype_is_one_hot():
+    q = torch.tensor([[1e30, 0.0]])
+    k = torch.tensor([[1e30, 1.0], [2e30, 0.0]])
+    assert attention_matrix(q, k, kind="softmax").tolist() == [[0, 1]]

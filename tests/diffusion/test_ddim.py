@@ -565,3 +565,17 @@ def test_training_repeats_and_learns():
 def test_training_refuses_no_steps():
     with pytest.raises(ValueError, match="steps and monitor_every must be positive, got 0"):
         train_digit_network(0)
+
+
+@pytest.mark.parametrize("t", [1 - 1e-9, 1 - 1e-12, 0.9])
+@pytest.mark.parametrize("u", [0.5, 0.1, 1e-9])
+def test_a_step_with_all_its_noise_is_taken(t, u):
+    x = torch.zeros(4, 2, dtype=torch.float64)
+    after = ddim_step(x, x, t, u, NoiseSchedule.cosine(), eta=1.0)
+    assert bool(after.isfinite().all())
+
+
+def test_no_deviation_is_above_that_of_the_noise():
+    assert ddpm_sigma(0.0, 1e-300, 1.0, 1e300) == 1e300
+    with pytest.raises(ValueError, match="bb_t must be at least"):
+        ddpm_sigma(1e-300, 1e-300, 1.0, 1e300)

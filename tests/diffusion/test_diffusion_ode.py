@@ -245,7 +245,7 @@ P = torch.zeros(2, 1)
         (lambda: sigma_grid(2, 0.1, 1, rho=0), ValueError, "rho must be positive"),
         (lambda: ode(x=[[1.0]]), TypeError, "x must be a floating-point tensor, got list"),
         (lambda: ode(x=torch.zeros(2)), ValueError, r"x must have shape \(B, d\), got \(2,\)"),
-        (lambda: ode(sigmas=[1.0]), ValueError, "sigmas must be non-negative and strictly mono"),
+        (lambda: ode(sigmas=[1.0]), ValueError, "sigmas must be .* strictly increasing or decr"),
         (lambda: ode(sigmas=[1.0, 1.0]), ValueError, "sigmas must be"),
         (lambda: ode(sigmas=[1.0, 0.5, 0.7]), ValueError, "sigmas must be"),
         (lambda: ode(sigmas=[1.0, -0.5]), ValueError, "sigmas must be"),
@@ -298,4 +298,43 @@ def ode(**changes):
     arguments |= changes
     return sample_ode(
         arguments.pop("score"), arguments.pop("x"), arguments.pop("sigmas"), **arguments
+    )
+
+
+@pytest.mark.parametrize("method", ["euler", "heun", "rk4"])
+def test_the_last_step_to_zero_noise(method):
+    centre = torch.tensor([[1.0, -2.0]], dtype=torch.float64)
+    score = denoiser_score(lambda x, sigma: centre.expand_as(x))
+    x = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 80
+    end = sample_ode(score, x, sigma_grid(5, 0.0, 80.0), method=method)
+    assert torch.allclose(end, centre.expand_as(x), atol=1e-10)
+    denoised = sample_ode(score, x, sigma_grid(5, 0.0, 80.0), method=method, denoise=True)
+    assert torch.equal(denoised, end)
+    _, delta = flow_log_density(score, x, [2.0, 1.0], method=method)
+    assert bool(delta.isfinite().all())
+
+
+def test_a_path_cannot_start_where_there_is_no_score():
+    score = denoiser_score(lambda x, sigma: torch.zeros_like(x))
+    with pytest.raises(ValueError, match="sigmas must not start at 0"):
+        sample_ode(score, torch.ones(2, 1), [0.0, 1.0])
+
+
+def test_half_precision_would_lose_the_steps():
+    with pytest.raises(TypeError, match="x must be float32 or float64"):
+        sample_ode(lambda x, s: x, torch.ones(2, 1).half(), [1.0, 0.5])
+
+
+@pytest.mark.parametrize("rho", [1e-300, 1e-4, 1e4, 1e300])
+def test_exponents_that_round_all_levels_to_one_are_refused(rho):
+    with pytest.raises(ValueError, match="rho must lie in"):
+        sigma_grid(5, 0.1, 80.0, rho=rho)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+def test_the_gaussian_flow_scales_with_the_covariance(scale):
+    cov = np.array([[2.0, 0.5], [0.5, 1.0]])
+    flow = gaussian_flow_map(cov * scale, lambda t: scale * t * np.eye(2), 0.0, 2.0)
+    assert flow == pytest.approx(
+        gaussian_flow_map(cov, lambda t: t * np.eye(2), 0.0, 2.0), rel=1e-9
     )

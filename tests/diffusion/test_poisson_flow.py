@@ -284,3 +284,39 @@ def test_bad_input_of_fields(function, changes, error, message):
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_very_large_dimension_is_nearly_the_gaussian_limit(dtype):
+    g = torch.Generator().manual_seed(0)
+    data, x = torch.randn(6, 2, generator=g).to(dtype), torch.randn(4, 2, generator=g).to(dtype)
+    gauss = poisson_denoiser(x, 0.7, data, aug_dim=math.inf)
+    near = poisson_denoiser(x, 0.7 * 1e4, data, aug_dim=1e8)
+    assert torch.allclose(near, gauss, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+@pytest.mark.parametrize("aug_dim", [1, 4, math.inf])
+def test_the_denoiser_scales_with_everything(scale, aug_dim):
+    g = torch.Generator().manual_seed(1)
+    data, x = (torch.randn(n, 2, generator=g, dtype=torch.float64) for n in (6, 4))
+    expected = poisson_denoiser(x, 0.7, data, aug_dim=aug_dim)
+    scaled = poisson_denoiser(x * scale, 0.7 * scale, data * scale, aug_dim=aug_dim)
+    assert torch.allclose(scaled / scale, expected, rtol=1e-12, atol=0)
+
+
+def test_far_from_the_data_the_nearest_point_still_wins():
+    data = torch.tensor([[-1.0], [1.0]])
+    x = torch.tensor([[1e20], [-1e20]])
+    assert poisson_denoiser(x, 1.0, data, aug_dim=math.inf).tolist() == [[1], [-1]]
+
+
+def test_half_precision_draws_stay_finite():
+    x0 = torch.zeros(100_000, 2, dtype=torch.float16)
+    assert bool(perturb(x0, 10.0, generator=torch.Generator().manual_seed(0)).isfinite().all())
+
+
+def test_the_prior_constant_keeps_its_digits_in_huge_dimensions():
+    limit = 0.5 * math.sqrt(2 / math.pi) * 3**1.5 * math.exp(-1.5)
+    for d in (10**8, 10**12, 10**15):
+        assert prior_tv_constant(d) == pytest.approx(limit, rel=1e-7)

@@ -55,3 +55,31 @@ def test_bad_input(measure, x, y, error, message):
 def test_a_covariance_needs_two_rows():
     with pytest.raises(ValueError, match=r"y must have shape .* N >= 2"):
         frechet_distance(normal(3, 1), normal(1, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_points_close_together_far_from_the_origin(dtype):
+    g = torch.Generator().manual_seed(0)
+    x, y = (1000 + 2 * torch.randn(n, 64, generator=g) for n in (40, 30))
+    x, y = x.to(dtype), y.to(dtype)
+    exact = (x.double()[:, None] - y.double()).square().sum(-1).sqrt().amin(-1)
+    assert torch.allclose(nearest_distance(x, y).double(), exact, rtol=2 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-100, 1e100, 1e200])
+def test_distances_scale_with_the_points(scale):
+    x = torch.tensor([[0.0, 0.0], [3.0, 4.0]], dtype=torch.float64)
+    far = torch.tensor([[0.0, 5.0]], dtype=torch.float64)
+    expected = nearest_distance(x, far) * scale
+    assert torch.allclose(nearest_distance(x * scale, far * scale), expected, rtol=1e-14, atol=0)
+
+
+def test_a_distance_beyond_the_dtype_is_refused():
+    x = torch.tensor([[60000.0]], dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"nearest_distance must fit torch.float16.*120000"):
+        nearest_distance(x, -x)
+
+
+def test_a_sample_is_never_at_a_negative_distance_of_itself():
+    x = torch.randn(50, 8, generator=torch.Generator().manual_seed(3)) + 1e6
+    assert 0 <= frechet_distance(x, x) < 1e-12

@@ -485,3 +485,33 @@ def mixture(weights=(0.5, 0.5), means=((0.0,), (1.0,)), variances=(1.0, 1.0)):
 def test_bad_mixture_arguments_raise(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("far", [1e4, 3e4])
+def test_the_nearer_component_takes_points_that_lie_far_out(dtype, far):
+    pair = GaussianMixture(
+        torch.tensor([0.5, 0.5]), torch.tensor([[-1.0], [1.0]]), torch.tensor([1e-4, 1e-4])
+    )
+    x = torch.tensor([[far], [-far], [0.0]], dtype=dtype)
+    assert pair.posterior_mean(x, 1.0, 1.0)[2].item() == 0
+    mean = pair.posterior_mean(x.double() * 1e16, 1.0, 1.0)
+    assert torch.allclose(mean, x.double() * 1e16 * (1e-4 / (1 + 1e-4)), rtol=1e-6)
+
+
+def test_the_likelier_of_two_points_far_out_is_certain():
+    pair = GaussianMixture(torch.tensor([0.5, 0.5]), torch.tensor([[-1.0], [1.0]]), torch.zeros(2))
+    x = torch.tensor([[1e20], [-1e20], [0.0]])
+    assert pair.posterior_mean(x, 1.0, 1.0).tolist() == [[1], [-1], [0]]
+    with pytest.raises(ValueError, match="x must lie within 1e150"):
+        pair.score(x.double() * 1e150, 1.0, 1.0)
+
+
+def test_signal_beyond_the_range_of_its_logarithm():
+    steep = NoiseSchedule.linear(0.1, 1e4)
+    assert steep.log_snr(1.0) == pytest.approx(-5000.05)
+    assert NoiseSchedule.cosine(0.0).beta_bar(1e-200) == pytest.approx(0.5 * math.pi * 1e-200)
+    assert NoiseSchedule.linear(0.0, 20.0).beta_bar(1e-200) == pytest.approx(10**0.5 * 1e-200)
+    half = torch.linspace(0, 1, 9).half()
+    expected = NoiseSchedule.linear().beta_bar(half.double())
+    assert torch.allclose(NoiseSchedule.linear().beta_bar(half).double(), expected, rtol=1e-3)

@@ -345,3 +345,32 @@ def test_bad_input(call, error, message):
 
 def sf(**changes):
     return score_function_gradient(**{"logits": THETA, "f": table, "n_samples": 3, **changes})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("tau", [1e-4, 1e-30, 1e-300])
+def test_a_tiny_temperature_gives_one_hot_rows(dtype, tau):
+    g = torch.Generator().manual_seed(0)
+    y = gumbel_softmax(torch.zeros(2000, 8, dtype=dtype), tau, generator=g)
+    assert torch.allclose(y.double().sum(-1), torch.ones(2000, dtype=torch.float64), atol=1e-2)
+    assert bool((y.amax(-1) >= 0.5 - 1e-2).all())
+
+
+def test_noise_beside_huge_equal_logits_is_not_lost():
+    drawn = gumbel_max(
+        torch.full((2,), 1e30), n_samples=1000, generator=torch.Generator().manual_seed(0)
+    )
+    assert abs(float(drawn.double().mean()) - 0.5) < 0.08
+
+
+def test_a_constant_of_the_values_does_not_cancel():
+    logits, values = torch.tensor([0.0, 1.0, -1.0]), torch.tensor([0.0, 1.0, 2.0])
+    shifted = exact_gradient(logits, values + 1e6)
+    assert torch.allclose(shifted, exact_gradient(logits, values), rtol=1e-6)
+
+
+def test_moments_of_a_nearly_certain_class():
+    far = binary_relaxation_moments(-50.0, 1.0)
+    assert far.mean == pytest.approx(math.exp(-50) * (50 + -1), rel=0.05)
+    with pytest.raises(ValueError, match=r"tau must be at least 1e-150.*1e-300"):
+        binary_relaxation_moments(0.0, 1e-300)

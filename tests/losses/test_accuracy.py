@@ -171,8 +171,37 @@ def test_accuracy_against_scikit_learn() -> None:
 
 
 def test_a_tie_is_wrong() -> None:
-    mu = torch.tensor([[1.0, 1.0, 0.0], [2.0, 1.0, 1.0], [float("nan"), 0.0, 1.0]])
-    assert acc.accuracy(mu, torch.tensor([0, 0, 0])).item() == pytest.approx(1 / 3)
+    mu = torch.tensor([[1.0, 1.0, 0.0], [2.0, 1.0, 1.0]])
+    assert acc.accuracy(mu, torch.tensor([0, 0])).item() == 0.5
+
+
+@pytest.mark.parametrize("function", [acc.accuracy, acc.expected_accuracy, acc.exact_loss])
+def test_logits_that_are_no_numbers_are_refused(function) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match="logits must be numbers, got nan"):
+        function(torch.tensor([[float("nan"), 0.0]]), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_agrees_with_single(dtype: torch.dtype) -> None:
+    mu, y = batch()
+    mu = mu.to(dtype)
+    for function in (acc.expected_accuracy, acc.exact_loss, acc.soft_accuracy_loss):
+        value = function(mu, y)
+        assert value.dtype == dtype
+        assert torch.allclose(value.float(), function(mu.float(), y), atol=torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-40, 1e-5])
+def test_tiny_noise_leaves_the_accuracy(scale: float) -> None:
+    mu, y = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]]), torch.tensor([0, 0, 0])
+    for noise in ("gaussian", "gumbel"):
+        p = acc.expected_accuracy(mu, y, scale, noise=noise)  # type: ignore[arg-type]
+        assert p.tolist() == pytest.approx([1, 0, 0.5], abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e149])
+def test_the_gaussian_optimum_at_extreme_scales(scale: float) -> None:
+    assert math.isfinite(acc.three_point_optimum("gaussian", scale))  # type: ignore[arg-type]
 
 
 def test_soft_accuracy_is_half_the_mean_absolute_error() -> None:

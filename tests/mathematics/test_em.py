@@ -819,7 +819,7 @@ CASES = [
     (gmm_log_prior, (C, (1.0, -1.0)), ValueError, "prior"),
     (gmm_log_prior, (C.long(), (1.0, 1.0)), TypeError, "covariances"),
     (fit_gmm, (X, W, M, C, 0), ValueError, "max_iter.*0"),
-    (fit_gmm, (X, W, M, C, 2.5), TypeError, "max_iter.*float"),
+    (fit_gmm, (X, W, M, C, 2.5), TypeError, "max_iter must be an integer"),
     (fit_gmm, (X, W, M, C, 5, -1.0), ValueError, "tol"),
     (fit_gmm, (X, W, M, C, 5, NAN), ValueError, "tol"),
     (fit_gmm, (X, W, M, C, 5, 0.0, -1.0), ValueError, "reg"),
@@ -862,3 +862,50 @@ CASES = [
 def test_bad_input(function, arguments, error, match) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(error, match=match):
         function(*arguments)
+
+
+# ---------------------------------------------------------------- data of any size and precision
+
+PAIR = (torch.tensor([0.5, 0.5]), torch.tensor([[-1.0], [1.0]]), torch.ones(2, 1, 1))
+
+
+@pytest.mark.parametrize("far", [1e6, 1e10, 1e20, 1e30])
+def test_the_nearer_component_takes_points_that_lie_far_out(far: float) -> None:
+    resp, _ = gmm_e_step(torch.tensor([[far], [-far], [0.0]]), *PAIR)
+    assert resp.tolist() == [[0, 1], [1, 0], [0.5, 0.5]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_mixtures_in_half_precision(dtype: torch.dtype) -> None:
+    x = torch.linspace(-2, 2, 9)[:, None]
+    resp, average = gmm_e_step(x.to(dtype), *(p.to(dtype) for p in PAIR))
+    expected, expected_average = gmm_e_step(x, *PAIR)
+    assert torch.allclose(resp.float(), expected, atol=2 * torch.finfo(dtype).eps)
+    assert average.item() == pytest.approx(expected_average.item(), rel=torch.finfo(dtype).eps)
+    with pytest.raises(TypeError, match="x must be float32 or float64"):
+        fit_gmm(x.to(dtype), *(p.to(dtype) for p in PAIR))
+
+
+def test_tiny_variances_are_k_means() -> None:
+    x = torch.tensor([[-3.0], [-1.0], [2.0], [4.0]])
+    weights, means, _ = PAIR
+    assert soft_kmeans_energy(x, weights, means, 1e-300).item() == 4 + 0 + 1 + 9
+    assert fit_spherical_gmm(x, weights, means, 1e-300).tolist() == [[-2], [3]]
+
+
+def test_linkage_counts_of_any_size() -> None:
+    for scale in (1e-300, 1e300):
+        counts = [value * scale for value in (125.0, 18.0, 20.0, 34.0)]
+        assert linkage_mle(counts) == pytest.approx(linkage_mle((125, 18, 20, 34)))
+        assert linkage_rate(counts) == pytest.approx(linkage_rate((125, 18, 20, 34)))
+
+
+@pytest.mark.parametrize(
+    ("mu", "m", "rate"), [(20, 20, 5.26852e-91), (30, 30, 4.20201e-200), (30, 10, 7.73728e-172)]
+)
+def test_rates_that_lie_in_the_far_tail(mu: float, m: float, rate: float) -> None:
+    assert symmetric_mixture_rate(mu, m) == pytest.approx(rate, rel=1e-5)
+
+
+def test_means_far_beyond_the_noise() -> None:
+    assert symmetric_mixture_population(1.0, 1e200) == pytest.approx(1e200)

@@ -384,3 +384,32 @@ def batched(**changes):
 def planar(**changes):
     arguments = {"field": van_der_pol(1.0), "z": torch.ones(3, 2), "t": torch.arange(3.0)}
     return planar_variational_flow(**{**arguments, **changes})
+
+
+def test_a_solution_that_has_decayed_still_leads_to_the_other():
+    x, last = complete_basis(lambda t: np.diag([-2.0, 1.0]), [[1], [0]], [0, 20, 100])
+    assert last[:, 1] == pytest.approx(np.exp([0, 20, 100]), rel=1e-7)
+    assert x[:, 0, 0] == pytest.approx(np.exp([0, -40, -200]), rel=1e-7)
+
+
+def test_solutions_that_align_are_not_trusted():
+    with pytest.raises(RuntimeError, match="dependent to rounding by t = 40"):
+        complete_basis(lambda t: np.diag([3.0, 1, -1]), [[1, 1], [1, 2], [0, 1]], [0, 40])
+
+
+def test_a_batch_whose_solutions_decay_in_single_precision():
+    last = complete_basis_batched(
+        lambda t: torch.tensor([[[-2.0, 0.0], [0.0, 0.1]]]),
+        torch.tensor([[[1.0], [0.0]]]),
+        100,
+        4000,
+    )
+    assert last[0, 1].item() == pytest.approx(math.exp(10), rel=1e-3)
+
+
+@pytest.mark.parametrize("x", [torch.zeros(1, 3, 2), torch.ones(1, 3, 2)])
+def test_dependent_columns_are_refused(x):
+    with pytest.raises(ValueError, match="x0 must have independent columns"):
+        complete_basis_batched(lambda t: torch.zeros(1, 3, 3), x, 1.0, 3)
+    with pytest.raises(ValueError, match="x must have independent columns"):
+        structured_generator(x, x, torch.ones(1, 3))

@@ -761,3 +761,69 @@ POINTS, LABELS = torch.ones(3, 2), torch.ones(3)
 def test_bad_input_is_named(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+# ---------------------------------------------------------------- large numbers
+
+
+@pytest.mark.parametrize(
+    ("n", "x", "cdf"), [(100_000, 0.001, 1.0), (100_000, 0.00001, 0.0), (10**12, 1e-12, 0.0)]
+)
+def test_very_many_spacings(n, x, cdf):
+    assert max_gap_cdf(n, x) == cdf
+    assert max_gap_tail(n, x) == pytest.approx(1 - cdf, abs=1e-38)
+
+
+@pytest.mark.parametrize("shift", [-1.0, 0.0, 1.0, 3.0])
+def test_many_spacings_tend_to_gumbels_law(shift):
+    n = 10**6
+    assert max_gap_cdf(n, (math.log(n) + shift) / n) == pytest.approx(
+        math.exp(-math.exp(-shift)), rel=2e-3
+    )
+
+
+def test_the_series_agrees_with_the_recurrence():
+    for n, x in ((2001, F(1, 400)), (2001, F(1, 900))):
+        assert max_gap_cdf(n, float(x)) == pytest.approx(float(1 - max_gap_tail(n, x)), rel=1e-9)
+
+
+def test_results_too_large_to_be_exact_are_refused():
+    with pytest.raises(ValueError, match=r"n must be smaller .* got 10000000"):
+        max_gap_tail(10**7, F(1, 1000))
+    with pytest.raises(ValueError, match=r"n \* d must be at most"):
+        same_halfspace_probability(10**6, 10**5)
+
+
+def test_one_trial_is_no_certainty():
+    estimate, error = monte_carlo_same_sector(3, 1.0, 1, generator(0))
+    assert estimate in (0.0, 1.0)
+    assert 0.2 < error < 0.3
+
+
+def test_angles_of_any_size():
+    angles = torch.tensor([0.0, 1e20, -1e20], dtype=torch.float64)
+    inner = torch.atan2(angles.sin(), angles.cos())
+    assert max_circular_gap(angles).item() == pytest.approx(max_circular_gap(inner).item())
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_separation_does_not_depend_on_the_scale(scale):
+    points = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]]) * scale
+    labels = torch.tensor([[1, -1, 1]])
+    assert perceptron_separates(points, labels, 50).tolist() == [True]
+    assert separable_through_origin(points[0], labels[0])
+
+
+def test_an_apex_near_the_rim_keeps_its_digits():
+    e, phi = 1 - 1e-12, 0.5
+    rim = (1 - e) * (1 + e) / (e * math.cos(phi) + math.sqrt(1 - (e * math.sin(phi)) ** 2))
+    expected = rim**2 / (2 * math.pi)
+    assert moving_apex_density(phi, e) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1e-160, 1e160, 1e300])
+def test_the_margin_is_measured_in_the_unit_of_the_points(unit):
+    points = torch.tensor([[1.0, 0.2], [0.3, 1.0]], dtype=torch.float64)
+    labels = torch.tensor([1, 1])
+    margin = largest_margin(points, labels)
+    assert largest_margin(points * unit, labels) == pytest.approx(margin * unit, rel=1e-9)

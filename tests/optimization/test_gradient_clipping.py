@@ -760,3 +760,43 @@ def hessian(loss: Callable[[Tensor], Any], **options: Any) -> float:
 def test_bad_input(call: Callable[[], Any], exception: type[Exception], match: str) -> None:
     with pytest.raises(exception, match=match):
         call()
+
+
+# ---------------------------------------------------------------- norms of any size and precision
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, F64])
+def test_step_lengths_in_every_precision(dtype: torch.dtype) -> None:
+    norm = torch.tensor(1000.0, dtype=dtype)
+    expected = math.log(200_001 / 100_001) / 100
+    length = gc.optimal_step_length(norm, 1.0, 100.0).item()
+    assert length == pytest.approx(expected, rel=2 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+def test_step_lengths_of_huge_and_tiny_curvatures(scale: float) -> None:
+    one = torch.tensor([1.0, 1e10], dtype=F64)
+    expected = gc.optimal_step_length(one, 1.0, 0.5) / scale
+    assert torch.allclose(gc.optimal_step_length(one, scale, 0.5 * scale), expected, rtol=1e-12)
+
+
+def test_norms_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="grad_norm must be finite"):
+        gc.optimal_step_length(torch.tensor(math.nan), 1.0, 1.0)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e19, 1e30])
+def test_the_norm_of_a_gradient_neither_overflows_nor_vanishes(scale: float) -> None:
+    result = gc.clipped_gradient_descent(
+        lambda theta: scale * theta, torch.tensor([3.0, 4.0]), lr=0.1, gamma=1.0, max_steps=3
+    )
+    assert not result.diverged
+    assert not result.converged
+    assert result.grad_norms[0].item() == pytest.approx(5 * scale, rel=1e-6)
+
+
+def test_the_curvature_of_a_huge_loss() -> None:
+    theta = torch.tensor([1.0, 2.0], requires_grad=True)
+    loss = 1e25 * (theta.square() * torch.tensor([1.0, 3.0])).sum()
+    norm = gc.hessian_spectral_norm(loss, [theta], 60, torch.Generator().manual_seed(0))
+    assert norm == pytest.approx(6e25, rel=1e-5)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -617,7 +618,7 @@ def test_bad_texts_in_lists(text: object, error: type[Exception], match: str) ->
             ValueError,
             "y_weights must be finite",
         ),
-        (lambda: wm.word_movers_distance(X, Y, y_weights=[1] * 6), TypeError, "y_weights"),
+        (lambda: wm.word_movers_distance(X, Y, y_weights=["a"] * 6), TypeError, "y_weights"),
         (lambda: wm.word_rotators_distance(X, ZERO), ValueError, "y must have no zero vector"),
         (
             lambda: wm.centroid_lower_bound(ZERO, Y, kind="wrd"),
@@ -721,3 +722,72 @@ def test_random_problems_keep_their_margin() -> None:
     torch.testing.assert_close(plan.sum(0), q, rtol=0, atol=1e-6)
     expected = by_linprog(*((t.double() / t.double().sum()).numpy() for t in (p, q)), cost.numpy())
     assert value.item() == pytest.approx(expected, abs=1e-6)
+
+
+# ---------------------------------------------------------------- costs and texts of any size
+
+
+@pytest.mark.parametrize("forbidden", [1e6, 1e12, 1e16, 1e200])
+def test_costs_that_forbid_do_not_drown_the_others(forbidden: float) -> None:
+    third = [1 / 3] * 3
+    cost = tensor([[forbidden, 6, 2], [4, forbidden, 2], [4, forbidden, 0]])
+    value, plan = wm.emd(third, third, cost, return_plan=True)
+    assert value.item() == pytest.approx(10 / 3, rel=1e-12)
+    assert (plan * cost).sum().item() == pytest.approx(10 / 3, rel=1e-12)
+
+
+def test_a_far_word_does_not_drown_the_others() -> None:
+    rng = np.random.default_rng(0)
+    x, y = random_text(rng, 5, 3), random_text(rng, 5, 3)
+    near = wm.word_movers_distance(x, y)
+    far = torch.full((1, 3), 1e15, dtype=F64)
+    both = wm.pairwise_distances([torch.cat([x, far])], [torch.cat([y, far])], kind="wmd")
+    assert both.item() == pytest.approx(near.item() * 5 / 6, rel=1e-10)
+
+
+def test_a_forced_cost_counts_in_full() -> None:
+    assert wm.emd([1.0], [0.5, 0.5], tensor([[1e16, 2]])).item() == pytest.approx(5e15)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_distances_scale_with_the_vectors(scale: float) -> None:
+    assert wm.word_movers_distance(X * scale, Y * scale).item() / scale == pytest.approx(
+        wm.word_movers_distance(X, Y).item()
+    )
+    assert wm.word_rotators_distance(X * scale, Y * scale).item() == pytest.approx(
+        wm.word_rotators_distance(X, Y).item()
+    )
+    bound = wm.centroid_lower_bound(X * scale, Y * scale, kind="wmd").item()
+    assert bound / scale == pytest.approx(wm.centroid_lower_bound(X, Y, kind="wmd").item())
+
+
+def test_directions_that_nearly_agree_keep_their_distance() -> None:
+    x, y = tensor([[1, 0]]), tensor([[1, 1e-9]])
+    assert wm.word_rotators_distance(x, y).item() == pytest.approx(5e-19, rel=1e-6)
+    assert wm.pairwise_distances([x], [y], kind="wrd").item() == pytest.approx(5e-19, rel=1e-6)
+
+
+def test_weights_may_be_lists_and_counts() -> None:
+    counts = [3, 1, 2, 2]
+    expected = wm.word_movers_distance(X, Y, x_weights=tensor(counts))
+    for weights in (counts, [3.0, 1.0, 2.0, 2.0], torch.tensor(counts), np.array(counts)):
+        assert wm.word_movers_distance(X, Y, x_weights=weights) == expected
+        single = wm.word_movers_distance(X.float(), Y.float(), x_weights=weights)
+        assert single.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert wm.emd([1, 0], [0, 1], tensor([[0, 7], [7, 0]])).item() == 7
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, F64])
+@pytest.mark.parametrize("epsilon", [1e-12, 1e-6])
+def test_sinkhorn_never_falls_below_the_exact_distance(dtype: torch.dtype, epsilon: float) -> None:
+    cost = torch.tensor([[0, 1], [1, 0]], dtype=dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        value = wm.sinkhorn_distance([0.5, 0.5], [0.25, 0.75], cost, epsilon)
+    assert value.item() >= 0.25 * (1 - 1e-6)
+
+
+def test_sinkhorn_refuses_an_epsilon_that_rounding_would_decide() -> None:
+    cost = tensor([[1, 3], [2, 5]])
+    with pytest.raises(ValueError, match=r"epsilon must be larger .* got 1e-12"):
+        wm.sinkhorn_distance([0.5, 0.5], [0.5, 0.5], cost, 1e-12, max_iter=2)

@@ -1,0 +1,577 @@
+"""Finite in, finite out: every public function of the series on extreme inputs, or a refusal.
+
+A refusal names what is wrong in a ValueError, TypeError or RuntimeError of our own; an
+OverflowError, a ZeroDivisionError or "math domain error" is none. Lower precision agrees with
+float64.
+"""
+
+import importlib
+import inspect
+import math
+import pkgutil
+import re
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from extremes import Inputs, numbers, positive, shares
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import kexue_lab
+from kexue_lab.attention import linear_attention as la
+from kexue_lab.diffusion import (
+    ddim,
+    diffusion_ode,
+    imperfect_mean,
+    optimal_variance,
+    poisson_flow,
+    probability_flow,
+    quality,
+    skip_tuning,
+    unified,
+)
+from kexue_lab.diffusion.schedules import GaussianMixture, NoiseSchedule
+from kexue_lab.generative import gumbel_softmax as gs
+from kexue_lab.losses import accuracy as acc
+from kexue_lab.mathematics import cross_counting as cc
+from kexue_lab.mathematics import em, linear_ode
+from kexue_lab.mathematics import random_sector as rs
+from kexue_lab.optimization import gradient_clipping as gc
+from kexue_lab.text import word_movers as wm
+
+SERIES = (
+    "attention",
+    "diffusion",
+    "generative",
+    "losses",
+    "mathematics",
+    "optimization",
+    "text",
+)
+SINGLE = (torch.float32, torch.float64)
+
+
+def unit_row(x):
+    """Rows are distributions."""
+    tolerance = max(1e-6, 8 * torch.finfo(x.dtype).eps)
+    assert bool((x >= 0).all())
+    assert torch.allclose(x.double().sum(-1), torch.ones(x.shape[:-1]).double(), atol=tolerance)
+
+
+def probability(x):
+    assert bool(((torch.as_tensor(x) >= 0) & (torch.as_tensor(x) <= 1)).all())
+
+
+def non_negative(x):
+    assert bool((torch.as_tensor(x) >= 0).all())
+
+
+def anything(_):
+    pass
+
+
+def mixture(i):
+    """A mixture and points to see it from."""
+    k = i.m
+    weights = i.law(k).double()
+    pair = GaussianMixture(
+        weights / weights.sum(),
+        i.tensor(k, i.d, kinds=("plain", "equal", "far", "zeros")).double(),
+        torch.full((k,), 0.5, dtype=torch.float64),
+    )
+    return pair, i.tensor(i.n, i.d), i.draw(shares), 0.5
+
+
+def seeded(i):
+    return torch.Generator().manual_seed(i.seed)
+
+
+def gmm(i):
+    k = i.m
+    means = i.tensor(k, i.d, kinds=("plain", "equal", "far", "zeros"))
+    eye = torch.eye(i.d, dtype=i.dtype).expand(k, i.d, i.d)
+    return i.tensor(i.n, i.d), i.law(k), means, eye
+
+
+def batch(i):
+    logits = i.tensor(i.n, i.d + 1)
+    return logits, torch.randint(i.d + 1, (i.n,), generator=seeded(i))
+
+
+def problem(i):
+    cost = i.tensor(i.n, i.m)
+    return [1 / i.n] * i.n, [1 / i.m] * i.m, cost
+
+
+def levels(i):
+    return torch.tensor([i.number() for _ in range(3)]).double().sort(descending=True).values
+
+
+def attention(i):
+    return i.tensor(i.n, i.d), i.tensor(i.n, i.d), i.tensor(i.n, 2)
+
+
+def logits_and_values(i):
+    return i.tensor(i.d), i.tensor(i.d)
+
+
+def edges(i):
+    return np.linspace(0, 1, 5) * i.number()
+
+
+def four(i):
+    return (i.number(), i.number(), i.number(), i.number())
+
+
+# Function: how to call it on inputs that are drawn, and the law of its result, which is finite.
+TABLE = {
+    la.elu_feature_map: (lambda i: la.elu_feature_map(i.tensor(i.n, i.d)), non_negative),
+    la.normalized_taylor_feature_map: (
+        lambda i: la.normalized_taylor_feature_map(i.tensor(i.n, i.d)),
+        anything,
+    ),
+    la.efficient_attention: (lambda i: la.efficient_attention(*attention(i)), anything),
+    ddim.posterior_coefficients: (
+        lambda i: ddim.posterior_coefficients(*four(i), i.number()),
+        anything,
+    ),
+    ddim.ddpm_sigma: (lambda i: ddim.ddpm_sigma(*four(i), i.draw(shares)), non_negative),
+    ddim.ddim_step: (
+        lambda i: ddim.ddim_step(
+            i.tensor(i.n, i.d, kinds=("plain", "tiny", "zeros", "equal")),
+            torch.zeros(i.n, i.d, dtype=i.dtype),
+            i.draw(shares),
+            i.draw(shares),
+            NoiseSchedule.cosine(),
+            eta=i.draw(shares),
+        ),
+        anything,
+    ),
+    ddim.gaussian_sample_variance: (
+        lambda i: ddim.gaussian_sample_variance(
+            i.number(), NoiseSchedule.linear(), [0.9, 0.5, 0.0], i.draw(shares)
+        ),
+        non_negative,
+    ),
+    diffusion_ode.heat_solution: (
+        lambda i: diffusion_ode.heat_solution([1.0, 0, 2], i.number(), i.number()),
+        anything,
+    ),
+    diffusion_ode.sigma_grid: (
+        lambda i: diffusion_ode.sigma_grid(i.n, i.number(), i.number(), rho=i.number()),
+        non_negative,
+    ),
+    diffusion_ode.sample_ode: (
+        lambda i: diffusion_ode.sample_ode(
+            diffusion_ode.denoiser_score(lambda x, s: torch.zeros_like(x)),
+            i.tensor(i.n, i.d),
+            diffusion_ode.sigma_grid(4, 0.0, 80.0),
+            method=i.draw(st.sampled_from(["euler", "heun", "rk4"])),
+        ),
+        anything,
+    ),
+    imperfect_mean.residual_variance: (
+        lambda i: imperfect_mean.residual_variance(i.tensor(i.n, i.d), i.tensor(i.n, i.d)),
+        non_negative,
+    ),
+    imperfect_mean.sn_variance: (
+        lambda i: imperfect_mean.sn_variance(i.positive(i.n), i.tensor(i.n)),
+        non_negative,
+    ),
+    imperfect_mean.gaussian_excess: (
+        lambda i: imperfect_mean.gaussian_excess(i.positive(i.n), i.positive(i.n)),
+        non_negative,
+    ),
+    imperfect_mean.to_x0_variance: (
+        lambda i: imperfect_mean.to_x0_variance(i.positive(i.n), i.number(), i.number()),
+        non_negative,
+    ),
+    optimal_variance.variance_from_mean: (
+        lambda i: optimal_variance.variance_from_mean(i.tensor(i.n, i.d), 0.0, i.number()),
+        anything,
+    ),
+    optimal_variance.variance_from_noise: (
+        lambda i: optimal_variance.variance_from_noise(i.tensor(i.n, i.d), i.number(), i.number()),
+        anything,
+    ),
+    optimal_variance.optimal_reverse_variance: (
+        lambda i: optimal_variance.optimal_reverse_variance(*four(i), 0.0, i.number()),
+        non_negative,
+    ),
+    optimal_variance.linear_mmse: (
+        lambda i: optimal_variance.linear_mmse(i.positive(i.d), i.number(), i.number()),
+        non_negative,
+    ),
+    optimal_variance.kl_excess: (
+        lambda i: optimal_variance.kl_excess(i.number(), i.number(), i.d),
+        non_negative,
+    ),
+    poisson_flow.poisson_denoiser: (
+        lambda i: poisson_flow.poisson_denoiser(
+            i.tensor(i.n, i.d),
+            i.number(),
+            i.tensor(i.m, i.d),
+            aug_dim=i.draw(st.sampled_from([1, 1e8, 1e300, math.inf])),
+        ),
+        anything,
+    ),
+    poisson_flow.poisson_field: (
+        lambda i: poisson_flow.poisson_field(i.tensor(i.n, i.d), i.number(), i.tensor(i.m, i.d)),
+        anything,
+    ),
+    poisson_flow.perturb: (
+        lambda i: poisson_flow.perturb(i.tensor(i.n, i.d), i.number(), generator=seeded(i)),
+        anything,
+    ),
+    poisson_flow.sample_prior: (
+        lambda i: poisson_flow.sample_prior(i.n, i.d, i.number(), generator=seeded(i)),
+        anything,
+    ),
+    poisson_flow.voigt_field: (
+        lambda i: poisson_flow.voigt_field(
+            i.draw(numbers), i.number(), [1.0], [i.draw(numbers)], [i.number()]
+        ),
+        anything,
+    ),
+    poisson_flow.prior_tv_constant: (
+        lambda i: poisson_flow.prior_tv_constant(10 ** i.draw(st.integers(0, 18))),
+        probability,
+    ),
+    probability_flow.fokker_planck_generator: (
+        lambda i: probability_flow.fokker_planck_generator(edges(i), lambda x: -x, i.number()).data,
+        anything,
+    ),
+    probability_flow.cell_averages: (
+        lambda i: probability_flow.cell_averages(lambda x: np.exp(-np.abs(x)), edges(i)),
+        probability,
+    ),
+    quality.frechet_distance: (
+        lambda i: quality.frechet_distance(i.tensor(i.n + 1, i.d), i.tensor(i.m + 1, i.d)),
+        non_negative,
+    ),
+    quality.nearest_distance: (
+        lambda i: quality.nearest_distance(i.tensor(i.n, i.d), i.tensor(i.m, i.d)),
+        non_negative,
+    ),
+    skip_tuning.karras_sigmas: (
+        lambda i: skip_tuning.karras_sigmas(i.n, i.number(), i.number()),
+        non_negative,
+    ),
+    skip_tuning.edm_denoise: (
+        lambda i: skip_tuning.edm_denoise(
+            lambda x, t, w: torch.zeros_like(x),
+            i.tensor(i.n, 1, 2, 2),
+            i.number(),
+            sigma_data=i.number(),
+        ),
+        anything,
+    ),
+    skip_tuning.gaussian_gain: (
+        lambda i: skip_tuning.gaussian_gain(i.number(), i.number(), i.number()),
+        probability,
+    ),
+    skip_tuning.gaussian_path_variance: (
+        lambda i: skip_tuning.gaussian_path_variance(
+            i.positive(i.d), levels(i), method=i.draw(st.sampled_from(["euler", "heun"]))
+        ),
+        non_negative,
+    ),
+    unified.gaussian_mode_variance: (
+        lambda i: unified.gaussian_mode_variance(
+            i.number(),
+            [i.number(), i.number(), 1.0],
+            i.number(),
+            i.draw(st.sampled_from(["naive", "improved", "sampled", "sampled_improved"])),
+        ),
+        non_negative,
+    ),
+    unified.dct_blur: (
+        lambda i: unified.dct_blur(i.tensor(i.n, 3, 4), i.draw(shares), i.number()),
+        anything,
+    ),
+    gs.sample_gumbel: (
+        lambda i: gs.sample_gumbel((1000,), generator=seeded(i), dtype=i.dtype),
+        anything,
+    ),
+    gs.gumbel_max: (lambda i: gs.gumbel_max(i.tensor(i.n, i.d), generator=seeded(i)), non_negative),
+    gs.gumbel_softmax: (
+        lambda i: gs.gumbel_softmax(i.tensor(i.n, i.d), i.number(), generator=seeded(i)),
+        unit_row,
+    ),
+    gs.exact_gradient: (lambda i: gs.exact_gradient(*logits_and_values(i)), anything),
+    gs.score_function_variance: (
+        lambda i: gs.score_function_variance(*logits_and_values(i)),
+        non_negative,
+    ),
+    gs.optimal_baseline: (lambda i: gs.optimal_baseline(*logits_and_values(i)), anything),
+    acc.accuracy: (lambda i: acc.accuracy(*batch(i)), probability),
+    acc.expected_accuracy: (
+        lambda i: acc.expected_accuracy(
+            *batch(i), i.number(), noise=i.draw(st.sampled_from(["gaussian", "gumbel"])), n_nodes=16
+        ),
+        probability,
+    ),
+    acc.exact_loss: (lambda i: acc.exact_loss(*batch(i), i.number(), n_nodes=16), probability),
+    acc.soft_accuracy_loss: (lambda i: acc.soft_accuracy_loss(*batch(i), i.number()), probability),
+    acc.three_point_objective: (
+        lambda i: acc.three_point_objective(i.draw(numbers), "gaussian", i.number()),
+        probability,
+    ),
+    em.joint_kl: (
+        lambda i: em.joint_kl(
+            i.law(i.n), i.law(i.n, i.m), i.law(i.n * i.m).clamp_min(1e-7).reshape(i.n, i.m) / 2
+        ),
+        anything,
+    ),
+    em.gmm_e_step: (lambda i: em.gmm_e_step(*gmm(i))[0], unit_row),
+    em.gmm_m_step: (lambda i: em.gmm_m_step(i.tensor(i.n, i.d), i.law(i.n, i.m)), anything),
+    em.soft_kmeans_energy: (
+        lambda i: em.soft_kmeans_energy(*gmm(i)[:3], i.number()),
+        non_negative,
+    ),
+    em.fit_spherical_gmm: (
+        lambda i: em.fit_spherical_gmm(*gmm(i)[:3], i.number(), 3),
+        anything,
+    ),
+    em.plsa_em_step: (
+        lambda i: em.plsa_em_step(i.positive(i.n, i.d), i.law(i.n, i.m), i.law(i.m, i.d)),
+        unit_row,
+    ),
+    em.linkage_em_step: (
+        lambda i: em.linkage_em_step(torch.tensor(i.draw(shares)).to(i.dtype), four(i)),
+        probability,
+    ),
+    em.linkage_mle: (lambda i: em.linkage_mle(four(i)), probability),
+    em.linkage_rate: (lambda i: em.linkage_rate(four(i)), probability),
+    em.symmetric_mixture_step: (
+        lambda i: em.symmetric_mixture_step(i.tensor(i.m), i.tensor(i.n)),
+        anything,
+    ),
+    em.symmetric_mixture_population: (
+        lambda i: em.symmetric_mixture_population(i.draw(numbers), i.draw(numbers)),
+        anything,
+    ),
+    linear_ode.wedge: (
+        lambda i: linear_ode.wedge(
+            i.tensor(3, 2, kinds=("plain", "tiny", "equal", "far", "zeros"))
+        ),
+        anything,
+    ),
+    linear_ode.structured_generator: (
+        lambda i: linear_ode.structured_generator(i.tensor(3, 2), i.tensor(3, 2), i.tensor(3)),
+        anything,
+    ),
+    rs.max_gap_cdf: (
+        lambda i: rs.max_gap_cdf(10 ** i.draw(st.integers(0, 12)), i.draw(numbers)),
+        probability,
+    ),
+    rs.max_gap_tail: (
+        lambda i: rs.max_gap_tail(10 ** i.draw(st.integers(0, 12)), i.draw(numbers)),
+        probability,
+    ),
+    rs.same_sector_probability: (
+        lambda i: rs.same_sector_probability(10 ** i.draw(st.integers(0, 9)), turn=i.number()),
+        probability,
+    ),
+    rs.moving_apex_density: (
+        lambda i: rs.moving_apex_density(i.draw(numbers), i.draw(shares)),
+        non_negative,
+    ),
+    rs.square_pond_density: (lambda i: rs.square_pond_density(i.draw(numbers)), non_negative),
+    rs.max_circular_gap: (lambda i: rs.max_circular_gap(i.tensor(i.n, i.d)), non_negative),
+    rs.monte_carlo_same_sector: (
+        lambda i: rs.monte_carlo_same_sector(i.n, 3.0, i.m, seeded(i)),
+        probability,
+    ),
+    gc.clip_factor: (
+        lambda i: gc.clip_factor(
+            i.tensor(i.n).abs(), i.number(), i.draw(st.sampled_from(["hard", "soft"]))
+        ),
+        probability,
+    ),
+    gc.optimal_step_length: (
+        lambda i: gc.optimal_step_length(i.tensor(i.n).abs(), i.number(), i.number()),
+        non_negative,
+    ),
+    gc.clipped_gradient_descent: (
+        lambda i: (
+            gc.clipped_gradient_descent(
+                lambda x: x / 2,
+                i.tensor(i.n, kinds=("plain", "tiny", "far")),
+                0.1,
+                1.0,
+                max_steps=2,
+            ).grad_norms
+        ),
+        non_negative,
+    ),
+    rs.largest_margin: (
+        lambda i: rs.largest_margin(
+            i.tensor(i.n, i.d), 2 * torch.randint(2, (i.n,), generator=seeded(i)) - 1
+        ),
+        non_negative,
+    ),
+    wm.emd: (lambda i: wm.emd(*problem(i)), anything),
+    wm.word_movers_distance: (
+        lambda i: wm.word_movers_distance(i.tensor(i.n, i.d), i.tensor(i.m, i.d)),
+        non_negative,
+    ),
+    wm.word_rotators_distance: (
+        lambda i: wm.word_rotators_distance(i.tensor(i.n, i.d), i.tensor(i.m, i.d)),
+        non_negative,
+    ),
+    wm.centroid_lower_bound: (
+        lambda i: wm.centroid_lower_bound(i.tensor(i.n, i.d), i.tensor(i.m, i.d), kind="wmd"),
+        non_negative,
+    ),
+    wm.relaxed_lower_bound: (
+        lambda i: wm.relaxed_lower_bound(i.tensor(i.n, i.d), i.tensor(i.m, i.d), kind="wmd"),
+        non_negative,
+    ),
+    wm.sinkhorn_distance: (
+        lambda i: wm.sinkhorn_distance(*problem(i), i.number(), max_iter=20),
+        anything,
+    ),
+    wm.pairwise_distances: (
+        lambda i: wm.pairwise_distances([i.tensor(i.n, i.d)], [i.tensor(i.m, i.d)], kind="wmd"),
+        non_negative,
+    ),
+}
+
+# Infinite or undefined where the docstring says so, or beyond what this table can say in a line.
+ELSEWHERE = {
+    "nan rows by their docstring; tests/attention": (la.linear_attention, la.attention_matrix),
+    "state grows by what it is given": (la.linear_attention_step,),
+    "infinite where exp overflows, as its formula": (
+        la.random_softmax_features,
+        gc.descent_upper_bound,
+    ),
+    "infinite beyond the dtype, by the module's docstring": (
+        imperfect_mean.npr_loss,
+        imperfect_mean.sn_loss,
+        imperfect_mean.variance_nll,
+        skip_tuning.edm_error,
+        skip_tuning.edm_loss,
+        diffusion_ode.conditional_score_loss,
+        em.gmm_log_joint,
+        em.gmm_log_prior,
+        acc.three_point_optimum,
+        optimal_variance.variance_bounds,
+        gs.concrete_log_prob,
+    ),
+    "a few numbers in a row": (skip_tuning.skip_weights, ddim.check_decreasing_times),
+    "whole numbers, exact": (
+        cc.dominant_color,
+        cc.arm_matrix,
+        cc.count_crosses,
+        cc.enumerate_crosses,
+        cc.is_valid_cross,
+        cc.symmetry_permutations,
+        cc.count_orbits,
+        cc.sample_crosses,
+    ),
+    "quadrature; own tests": (
+        gs.binary_relaxation_moments,
+        rs.same_sector_probability_density,
+        em.symmetric_mixture_rate,
+    ),
+}
+# Each takes a model, a law or an equation; extreme ones are tested beside them.
+OF_FUNCTIONS = frozenset(
+    """
+    sample sample_analytic sample_edm sample_family log_likelihood flow_log_density
+    denoiser_score marginal_score family_drift quantile_map reverse_step cold_step mask_sample
+    noise_model velocity_batch edm_batch digit_network train_digit_network
+    fokker_planck_generator_2d cell_averages_2d solve_fokker_planck gaussian_flow_map
+    continuity_residual wedge_symbolic last_solution_symbolic complete_basis
+    complete_basis_batched planar_variational_flow em_rate fit_gmm hessian_spectral_norm
+    score_function_gradient mask_sampler_distribution edit_sampler_distribution
+    noise_interpolation same_halfspace_probability separable_through_origin perceptron_separates
+    power_function_l0 nearest_texts estimate_count
+    """.split()  # noqa: SIM905
+)
+
+
+def public_functions():
+    for series in SERIES:
+        package = importlib.import_module(f"{kexue_lab.__name__}.{series}")
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            if module.name.endswith("_exercises"):
+                continue
+            for name, value in vars(importlib.import_module(module.name)).items():
+                own = inspect.isfunction(value) and value.__module__ == module.name
+                if own and not name.startswith("_"):
+                    yield value
+
+
+def test_every_public_function_is_entered():
+    listed = {function for functions in ELSEWHERE.values() for function in functions}
+    entered = {function.__name__ for function in set(TABLE) | listed} | OF_FUNCTIONS
+    assert {function.__name__ for function in public_functions()} == entered
+
+
+def is_refusal(error):
+    """Whether an error is one of ours: it says what must hold, or what a solver met."""
+    return bool(re.search(r"must|not |lost|became|beyond|give exactly", str(error)))
+
+
+def all_finite(value):
+    if isinstance(value, tuple | list):
+        return all(all_finite(part) for part in value)
+    if isinstance(value, torch.Tensor):
+        return bool(value.isfinite().all())
+    return bool(np.isfinite(np.asarray(value, dtype=float)).all())
+
+
+@pytest.mark.parametrize("function", TABLE, ids=lambda f: f.__name__)
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_finite_in_finite_out(function, data):
+    call, law = TABLE[function]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            result = call(Inputs(data))
+        except (ValueError, TypeError, RuntimeError) as error:
+            if not is_refusal(error):
+                raise
+            return
+    assert all_finite(result), result
+    if isinstance(result, tuple):
+        for part in result:
+            law(part)
+    else:
+        law(result)
+
+
+NAMES = ("log_prob", "score", "noise", "posterior_mean", "posterior_cov")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_mixtures_are_finite_and_agree_with_float64(name, data):
+    inputs = Inputs(data)
+    pair, x, alpha, beta = mixture(inputs)
+    try:
+        value = getattr(pair, name)(x, alpha, beta)
+    except ValueError as error:
+        if not is_refusal(error):
+            raise
+        return
+    exact = getattr(pair, name)(x.double(), alpha, beta)
+    assert bool(value.isfinite().all())
+    assert torch.allclose(value.double(), exact, rtol=2 * torch.finfo(x.dtype).eps, atol=1e-7)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1000.0])
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(scale=positive)
+def test_distances_are_symmetric(shift, scale):
+    x, y = (torch.randn(4, 3, generator=torch.Generator().manual_seed(s)).double() for s in (1, 2))
+    x, y = (x + shift) * scale, (y + shift) * scale
+    for function in (wm.word_movers_distance, wm.word_rotators_distance):
+        assert function(x, y).item() == pytest.approx(function(y, x).item(), rel=1e-9)
+        assert function(x, x).item() == pytest.approx(0, abs=1e-12 * scale)
