@@ -33,7 +33,7 @@ STAGE, SITE = BUILD / "docs", BUILD / "site"
 EXPLORER = re.compile(r"Explorer\((?P<name>.+?): ")
 SHARED = (
     *("claims", "evidence", "symbolic", "recorded", "exercises", "diagnosis", "limits"),
-    *("explore", "figures", "training", "data"),
+    *("explore", "figures", "training", "transformer", "tasks", "data"),
 )
 FRAME_LIMIT = 300_000
 STALE = "*(The recorded seeds of this lesson's experiment are older than its code.)*"

@@ -32,7 +32,8 @@ from kexue_lab.diffusion import (
     skip_tuning,
     unified,
 )
-from kexue_lab.diffusion.schedules import GaussianMixture, NoiseSchedule
+from kexue_lab.diffusion.mixtures import GaussianMixture
+from kexue_lab.diffusion.schedules import NoiseSchedule
 from kexue_lab.generative import gumbel_softmax as gs
 from kexue_lab.losses import accuracy as acc
 from kexue_lab.mathematics import cross_counting as cc

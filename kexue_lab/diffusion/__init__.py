@@ -1,6 +1,7 @@
 """Diffusion models: schedules, samplers, variances and their exact solutions.
 
-- `schedules`: noise levels, and Gaussian mixtures whose diffused densities are known
+- `schedules`: noise levels over time
+- `mixtures`: Gaussian mixtures, whose diffused densities, scores and denoisers are known
 - `networks`: small networks on vectors, such as 8×8 digits
 - `quality`: how good samples are, without a downloaded network
 - `probability_flow`: Fokker–Planck on a grid, and the processes that share its solution

@@ -12,7 +12,8 @@ from scipy.stats import norm
 from torch import Tensor
 
 from kexue_lab.diffusion.ddim import gaussian_sample_variance, posterior_coefficients
-from kexue_lab.diffusion.schedules import GaussianMixture, NoiseSchedule
+from kexue_lab.diffusion.mixtures import GaussianMixture
+from kexue_lab.diffusion.schedules import NoiseSchedule
 from kexue_lab.exercises import Exercise, Mistake
 
 Array = NDArray[np.float64]

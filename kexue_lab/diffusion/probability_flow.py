@@ -23,7 +23,8 @@ from scipy.sparse.linalg import splu
 from scipy.special import exprel, ndtri
 from torch import Tensor
 
-from kexue_lab.diffusion.schedules import GaussianMixture, NoiseSchedule, Score
+from kexue_lab.diffusion.mixtures import GaussianMixture
+from kexue_lab.diffusion.schedules import NoiseSchedule, Score
 from kexue_lab.precision import narrowed, widened
 from kexue_lab.validation import (
     check_choice,

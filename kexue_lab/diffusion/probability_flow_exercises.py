@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kexue_lab.diffusion.mixtures import GaussianMixture
 from kexue_lab.diffusion.probability_flow import fokker_planck_generator, quantile_map
-from kexue_lab.diffusion.schedules import GaussianMixture, NoiseSchedule
+from kexue_lab.diffusion.schedules import NoiseSchedule
 from kexue_lab.exercises import Exercise, Mistake
 
 Array = NDArray[np.float64]

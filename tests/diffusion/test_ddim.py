@@ -8,6 +8,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from exact import COSINE, MIXTURE, exact_noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
@@ -25,6 +26,7 @@ from kexue_lab.diffusion.ddim import (
     posterior_coefficients,
     sample,
 )
+from kexue_lab.diffusion.mixtures import GaussianMixture, marginal_score
 from kexue_lab.diffusion.networks import (
     digit_network,
     noise_model,
@@ -32,22 +34,15 @@ from kexue_lab.diffusion.networks import (
     velocity_batch,
 )
 from kexue_lab.diffusion.probability_flow import quantile_map, sample_family
-from kexue_lab.diffusion.schedules import GaussianMixture, NoiseSchedule, marginal_score
+from kexue_lab.diffusion.schedules import NoiseSchedule
 from kexue_lab.exercises import exercise
 from kexue_lab.training import fit
 
-COSINE, LINEAR = NoiseSchedule.cosine(0), NoiseSchedule.linear()
-
-
-MIXTURE = GaussianMixture(t64(0.3, 0.7), t64([-1.5], [1.0]), t64(0.09, 0.25))
+LINEAR = NoiseSchedule.linear()
 
 
 def levels(t, u, schedule=COSINE):
     return schedule.alpha_bar(t), schedule.beta_bar(t), schedule.alpha_bar(u), schedule.beta_bar(u)
-
-
-def exact_noise(mixture, schedule):
-    return lambda x, t: mixture.noise(x, schedule.alpha_bar(t), schedule.beta_bar(t))
 
 
 # --- the coefficients --------------------------------------------------------------------------

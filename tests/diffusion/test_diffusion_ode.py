@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import sympy as sp
 import torch
+from exact import MIXTURE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
@@ -22,9 +23,8 @@ from kexue_lab.diffusion.diffusion_ode import (
     sample_ode,
     sigma_grid,
 )
-from kexue_lab.diffusion.schedules import GaussianMixture, NoiseSchedule
-
-MIXTURE = GaussianMixture(t64(0.3, 0.7), t64([-1.5], [1.0]), t64(0.09, 0.25))
+from kexue_lab.diffusion.mixtures import GaussianMixture
+from kexue_lab.diffusion.schedules import NoiseSchedule
 
 
 def score(x, sigma):

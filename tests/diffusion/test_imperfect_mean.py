@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from exact import COSINE, MIXTURE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensors import seeded, t64
@@ -19,10 +20,7 @@ from kexue_lab.diffusion.imperfect_mean import (
     variance_nll,
 )
 from kexue_lab.diffusion.optimal_variance import kl_excess, variance_from_noise
-from kexue_lab.diffusion.schedules import GaussianMixture, NoiseSchedule
 
-COSINE = NoiseSchedule.cosine(0)
-MIXTURE = GaussianMixture(t64(0.3, 0.7), t64([-1.5], [1.0]), t64(0.09, 0.25))
 AB, BB = COSINE.alpha_bar(0.5), COSINE.beta_bar(0.5)
 
 

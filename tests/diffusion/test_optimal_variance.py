@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from exact import COSINE, MIXTURE, exact_noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
@@ -11,6 +12,7 @@ from sklearn.linear_model import LinearRegression
 from tensors import seeded, t64
 
 from kexue_lab.diffusion.ddim import ddpm_sigma, posterior_coefficients, sample
+from kexue_lab.diffusion.mixtures import GaussianMixture
 from kexue_lab.diffusion.optimal_variance import (
     kl_excess,
     linear_mmse,
@@ -20,10 +22,7 @@ from kexue_lab.diffusion.optimal_variance import (
     variance_from_mean,
     variance_from_noise,
 )
-from kexue_lab.diffusion.schedules import GaussianMixture, NoiseSchedule
 
-COSINE = NoiseSchedule.cosine(0)
-MIXTURE = GaussianMixture(t64(0.3, 0.7), t64([-1.5], [1.0]), t64(0.09, 0.25))
 MEAN, VARIANCE = 0.25, 1.5145
 TRUE = {0.05: 0.005977142, 0.2: 0.072156631, 0.5: 0.525266840, 0.8: 1.301224256, 0.95: 1.500403834}
 LINEAR = {0.05: 0.006169, 0.2: 0.098693, 0.5: 0.602307, 0.8: 1.305727, 0.95: 1.500425}
@@ -186,10 +185,6 @@ def test_pure_noise_has_only_the_bound_of_the_data():
 
 
 # --- the sampler -------------------------------------------------------------------------------
-
-
-def exact_noise(data):
-    return lambda x, t: data.noise(x, *bars(t))
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])

@@ -13,6 +13,7 @@ from scipy.optimize import brentq
 from tensors import seeded, t64
 
 from kexue_lab.diffusion.diffusion_ode import denoiser_score, sample_ode
+from kexue_lab.diffusion.mixtures import GaussianMixture
 from kexue_lab.diffusion.poisson_flow import (
     perturb,
     poisson_denoiser,
@@ -21,7 +22,6 @@ from kexue_lab.diffusion.poisson_flow import (
     sample_prior,
     voigt_field,
 )
-from kexue_lab.diffusion.schedules import GaussianMixture
 
 SOURCES, MASSES = t64([0.0, 0.0], [1.0, 0.5], [-0.5, 2.0]), t64(0.5, 0.2, 0.3)
 POINT = t64([0.3, -0.7])

@@ -4,6 +4,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from exact import MIXTURE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
@@ -11,6 +12,7 @@ from scipy.linalg import expm, solve_continuous_lyapunov
 from scipy.sparse import identity, kron
 from scipy.stats import kstest, multivariate_normal, norm
 
+from kexue_lab.diffusion.mixtures import GaussianMixture, marginal_score
 from kexue_lab.diffusion.probability_flow import (
     cell_averages,
     cell_averages_2d,
@@ -22,15 +24,10 @@ from kexue_lab.diffusion.probability_flow import (
     sample_family,
     solve_fokker_planck,
 )
-from kexue_lab.diffusion.schedules import GaussianMixture, NoiseSchedule, marginal_score
+from kexue_lab.diffusion.schedules import NoiseSchedule
 
 VP = NoiseSchedule.linear()
-GM2 = GaussianMixture(
-    torch.tensor([0.3, 0.7], dtype=torch.float64),
-    torch.tensor([[-1.5], [1.0]], dtype=torch.float64),
-    torch.tensor([0.09, 0.25], dtype=torch.float64),
-)
-SCORE = marginal_score(GM2, VP)
+SCORE = marginal_score(MIXTURE, VP)
 
 # The Ornstein–Uhlenbeck process f = −θx, g = 1 started from N(1.5, .3²).
 THETA, M0, S0 = 0.5, 1.5, 0.3
@@ -54,7 +51,7 @@ def solve_ou(cells, steps, end=2.0):
 
 def gm2_cdf(t):
     at = VP.alpha_bar(t), VP.beta_bar(t)
-    return lambda x: GM2.cdf(torch.from_numpy(x)[:, None], *at).numpy()
+    return lambda x: MIXTURE.cdf(torch.from_numpy(x)[:, None], *at).numpy()
 
 
 def gm2_averages(t, edges):
@@ -64,7 +61,7 @@ def gm2_averages(t, edges):
 
 def gm2_density(t):
     at = VP.alpha_bar(t), VP.beta_bar(t)
-    return lambda x: GM2.log_prob(torch.from_numpy(x)[:, None], *at).exp().numpy()
+    return lambda x: MIXTURE.log_prob(torch.from_numpy(x)[:, None], *at).exp().numpy()
 
 
 def solve_gm2(kappa, cells, steps):
@@ -343,7 +340,7 @@ def test_family_drift_for_the_gaussian():
 @pytest.mark.parametrize("seed", [0, 2])
 def test_particles_follow_the_marginal_for_every_kappa(kappa, seed):
     generator = torch.Generator().manual_seed(seed)
-    x = GM2.sample(20_000, generator)
+    x = MIXTURE.sample(20_000, generator)
     end = sample_family(SCORE, VP, x, np.linspace(0, 0.5, 201), kappa, generator=generator)
     assert kstest(end[:, 0].numpy(), gm2_cdf(0.5)).statistic < 1.63 / math.sqrt(20_000)
 
@@ -352,7 +349,7 @@ def test_particles_follow_the_marginal_for_every_kappa(kappa, seed):
 def test_reverse_particles_return_to_the_data(kappa):
     generator = torch.Generator().manual_seed(0)
     at = VP.alpha_bar(1.0), VP.beta_bar(1.0)
-    x = at[0] * GM2.sample(20_000, generator)
+    x = at[0] * MIXTURE.sample(20_000, generator)
     x = x + at[1] * torch.randn(20_000, 1, generator=generator, dtype=torch.float64)
     # Steps that shrink with the noise keep the Euler bias below the sampling error.
     times = VP.times(300) ** 2
@@ -407,7 +404,7 @@ def test_sampling_and_likelihood_keep_dtype_and_build_no_graph():
         sample_family(lambda x, t: network(x), VP, x, [0.0, 0.5], 1.0),
         log_likelihood(x, lambda x, t: network(x), VP, n_steps=2),
         log_likelihood(x, lambda x, t: network(x), VP, n_steps=2, divergence="hutchinson"),
-        quantile_map(torch.zeros(3, 1), GM2, VP, 0.0, 1.0),
+        quantile_map(torch.zeros(3, 1), MIXTURE, VP, 0.0, 1.0),
     ):
         assert result.dtype == torch.float32
         assert not result.requires_grad
@@ -439,13 +436,13 @@ def integrate_ode(x0, score, t0, t1):
 )
 def test_ode_is_the_quantile_map_and_gives_the_likelihood(x0, x1, log_p0, log_p0_normal_prior):
     end, integral = integrate_ode(x0, SCORE, 0.0, 1.0)
-    mapped = float(quantile_map(points(x0), GM2, VP, 0.0, 1.0))
+    mapped = float(quantile_map(points(x0), MIXTURE, VP, 0.0, 1.0))
     assert mapped == pytest.approx(x1, abs=5e-10)
     assert mapped == pytest.approx(end, abs=1e-10)
-    prior = float(GM2.log_prob(points(end), VP.alpha_bar(1.0), VP.beta_bar(1.0)))
-    assert float(GM2.log_prob(points(x0))) == pytest.approx(log_p0, abs=5e-10)
+    prior = float(MIXTURE.log_prob(points(end), VP.alpha_bar(1.0), VP.beta_bar(1.0)))
+    assert float(MIXTURE.log_prob(points(x0))) == pytest.approx(log_p0, abs=5e-10)
     assert prior + integral == pytest.approx(log_p0, abs=5e-10)
-    assert prior + integral == pytest.approx(float(GM2.log_prob(points(x0))), abs=1e-10)
+    assert prior + integral == pytest.approx(float(MIXTURE.log_prob(points(x0))), abs=1e-10)
     assert norm.logpdf(end) + integral == pytest.approx(log_p0_normal_prior, abs=1e-9)
 
 
@@ -463,16 +460,16 @@ def test_quantile_map_of_a_gaussian():
 
 
 def test_quantile_map_value_at_half_time():
-    found = float(quantile_map(points(0.5), GM2, VP, 0.0, 0.5))
+    found = float(quantile_map(points(0.5), MIXTURE, VP, 0.0, 0.5))
     assert found == pytest.approx(-0.155486036, abs=5e-10)
 
 
 @settings(deadline=None, max_examples=25)
 @given(x=st.floats(-4, 4), shift=st.floats(1e-3, 1), t0=st.floats(0, 1), t1=st.floats(0, 1))
 def test_quantile_map_is_monotone_and_invertible(x, shift, t0, t1):
-    there = quantile_map(points(x, x + shift), GM2, VP, t0, t1)
+    there = quantile_map(points(x, x + shift), MIXTURE, VP, t0, t1)
     assert there[0] < there[1]
-    back = quantile_map(there, GM2, VP, t1, t0)
+    back = quantile_map(there, MIXTURE, VP, t1, t0)
     torch.testing.assert_close(back, points(x, x + shift), rtol=0, atol=1e-8)
 
 
@@ -618,13 +615,13 @@ def solve(p0=(1.0, 1.0, 1.0, 1.0), edges=GRID, times=(0.0, 1.0), diffusion=1.0, 
         (lambda: log_likelihood(X, SCORE, VP, t1=1.5), ValueError, "t0 and t1"),
         (lambda: log_likelihood(X, SCORE, VP, n_steps=0), ValueError, "n_steps"),
         (lambda: log_likelihood(X, SCORE, VP, divergence="trace"), ValueError, "divergence"),
-        (lambda: quantile_map(torch.zeros(3, 2), GM2, VP, 0.0, 1.0), ValueError, "x must have"),
-        (lambda: quantile_map(torch.zeros(3), GM2, VP, 0.0, 1.0), ValueError, "x0 must have"),
-        (lambda: quantile_map(0.5, GM2, VP, 0.0, 1.0), TypeError, "x0 must be"),
+        (lambda: quantile_map(torch.zeros(3, 2), MIXTURE, VP, 0.0, 1.0), ValueError, "x must have"),
+        (lambda: quantile_map(torch.zeros(3), MIXTURE, VP, 0.0, 1.0), ValueError, "x0 must have"),
+        (lambda: quantile_map(0.5, MIXTURE, VP, 0.0, 1.0), TypeError, "x0 must be"),
         (lambda: quantile_map(torch.zeros(3, 2), PLANE, VP, 0.0, 1.0), ValueError, "means"),
-        (lambda: quantile_map(X + 1e3, GM2, VP, 0.0, 1.0), ValueError, "x0 lies too far"),
-        (lambda: quantile_map(X * math.nan, GM2, VP, 0.0, 1.0), ValueError, "x0 lies too far"),
-        (lambda: quantile_map(X, GM2, VP, 0.0, 1.1), ValueError, r"\bt must"),
+        (lambda: quantile_map(X + 1e3, MIXTURE, VP, 0.0, 1.0), ValueError, "x0 lies too far"),
+        (lambda: quantile_map(X * math.nan, MIXTURE, VP, 0.0, 1.0), ValueError, "x0 lies too far"),
+        (lambda: quantile_map(X, MIXTURE, VP, 0.0, 1.1), ValueError, r"\bt must"),
     ],
 )
 def test_bad_input_raises(call, error, match):

@@ -14,7 +14,8 @@ from tensors import seeded, t64
 
 from kexue_lab.diffusion.ddim import sample
 from kexue_lab.diffusion.diffusion_ode import denoiser_score, sample_ode
-from kexue_lab.diffusion.schedules import GaussianMixture, NoiseSchedule
+from kexue_lab.diffusion.mixtures import GaussianMixture
+from kexue_lab.diffusion.schedules import NoiseSchedule
 from kexue_lab.diffusion.skip_tuning import (
     TinyUNet,
     edm_batch,
