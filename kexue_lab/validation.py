@@ -8,8 +8,13 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, get_args
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
+
+TensorLike = Tensor | ArrayLike
+"""What `torch.as_tensor` takes."""
 
 
 def check_floating(**tensors: Tensor) -> None:
@@ -151,3 +156,79 @@ def check_monotone(high: float = math.inf, /, **sequences: Iterable[float]) -> l
             f"got {numbers}"
         )
     return numbers
+
+
+def as_floating(name: str, value: TensorLike) -> Tensor:
+    """Return what `torch.as_tensor` takes as a finite floating-point tensor.
+
+    Raises:
+        TypeError: if it holds no floating-point numbers.
+        ValueError: if it holds nan or infinity.
+    """
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be a tensor or an array of floats: {error}") from error
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
+    if not bool(tensor.isfinite().all()):
+        raise ValueError(f"{name} must be finite, got nan or infinity")
+    return tensor
+
+
+def as_masses(name: str, value: TensorLike, like: Tensor) -> Tensor:
+    """Return masses as a tensor; lists and whole numbers, such as counts, as `like` is.
+
+    Raises:
+        TypeError: as `as_floating`.
+        ValueError: as `as_floating`.
+    """
+    listed = not isinstance(value, Tensor | np.ndarray)
+    try:
+        masses = torch.as_tensor(value, dtype=like.dtype if listed else None)
+    except (TypeError, ValueError, RuntimeError):
+        return as_floating(name, value)
+    if listed or _is_whole(masses):
+        masses = masses.to(like)
+    return as_floating(name, masses)
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+
+
+def check_same_place(name: str, tensor: Tensor, other: str, reference: Tensor) -> None:
+    """Check that a tensor has the dtype and device of another.
+
+    Raises:
+        ValueError: if it has not.
+    """
+    if tensor.dtype != reference.dtype or tensor.device != reference.device:
+        raise ValueError(
+            f"{name} must have the dtype and device of {other}, {reference.dtype} on"
+            f" {reference.device}, got {tensor.dtype} on {tensor.device}"
+        )
+
+
+def sum_tolerance(dtype: torch.dtype) -> float:
+    """Return how far from 1 masses of a dtype may sum: half of its digits."""
+    return math.sqrt(torch.finfo(dtype).eps)
+
+
+def check_distribution(dtype: torch.dtype | None = None, /, **masses: Tensor) -> None:
+    """Check non-negative masses that sum to 1 over the last axis, as exactly as a dtype makes them.
+
+    Args:
+        dtype: in which the masses were given; their own when None.
+        masses: tensors by name.
+
+    Raises:
+        ValueError: if one is negative or a sum is off.
+    """
+    for name, p in masses.items():
+        if not bool((p >= 0).all()):
+            raise ValueError(f"{name} must be non-negative, got smallest entry {p.min().item():g}")
+        total = p.double().sum(-1)
+        worst = total.flatten()[(total - 1).abs().argmax()].item()
+        if not abs(worst - 1) <= sum_tolerance(dtype or p.dtype):
+            raise ValueError(f"{name} must sum to 1 over its last axis, got sum {worst:g}")

@@ -40,6 +40,7 @@ from kexue_lab.mathematics import cross_counting as cc
 from kexue_lab.mathematics import em, linear_ode
 from kexue_lab.mathematics import random_sector as rs
 from kexue_lab.optimization import gradient_clipping as gc
+from kexue_lab.text import transport
 from kexue_lab.text import word_movers as wm
 
 SERIES = (
@@ -473,6 +474,7 @@ ELSEWHERE = {
         cc.count_orbits,
         cc.sample_crosses,
     ),
+    "unchecked, for the distances entered above": (transport.least_cost, transport.solver_unit),
     "quadrature; own tests": (
         gs.binary_relaxation_moments,
         rs.same_sector_probability_density,

@@ -2,15 +2,20 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from kexue_lab.validation import (
+    as_floating,
+    as_masses,
     check_count,
+    check_distribution,
     check_finite,
     check_floating,
     check_non_negative,
     check_positive,
+    check_same_place,
 )
 
 X = torch.zeros(2)
@@ -25,6 +30,16 @@ def test_good_arguments_pass():
     check_non_negative(rate=0.0, width=3)
     check_count(n=1, m=10)
     check_count(0, n=0)
+    check_distribution(p=torch.tensor([[0.25, 0.75], [1.0, 0.0]]))
+    check_distribution(torch.float16, p=torch.tensor([0.3, 0.69]))
+    check_same_place("x", X, "y", torch.ones(1))
+
+
+def test_what_torch_takes_is_a_tensor():
+    assert as_floating("x", np.array([1.0, 2.0])).tolist() == [1, 2]
+    assert as_masses("p", [1, 3], X.double()).dtype == torch.float64
+    assert as_masses("p", np.array([1, 3]), X).dtype == torch.float32
+    assert as_masses("p", torch.ones(2).double(), X).dtype == torch.float64
 
 
 @pytest.mark.parametrize(
@@ -53,6 +68,16 @@ def test_good_arguments_pass():
         (lambda: check_count(2, n=3, m=1), ValueError, "m must be at least 2, got 1"),
         (lambda: check_count(n=2.0), TypeError, "n must be an integer, got 2.0"),
         (lambda: check_count(n=True), TypeError, "n must be an integer, got True"),
+        (lambda: check_distribution(p=X - 2), ValueError, "p must be non-negative, got smallest"),
+        (lambda: check_distribution(q=torch.ones(2)), ValueError, "q must sum to 1.*got sum 2"),
+        (lambda: as_floating("x", "word"), TypeError, "x must be a tensor or an array"),
+        (lambda: as_floating("x", [1, 2]), TypeError, "x must be floating point, got torch.int64"),
+        (lambda: as_masses("p", [1.0, math.nan], X), ValueError, "p must be finite"),
+        (
+            lambda: check_same_place("x", X, "y", X.double()),
+            ValueError,
+            "x must have the dtype and device of y, torch.float64 on cpu, got torch.float32",
+        ),
     ],
 )
 def test_bad_arguments_are_named(call, error, message):

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kexue_lab.diffusion.schedules import NoiseSchedule, Score
 from kexue_lab.precision import holds, narrowed
 from kexue_lab.validation import check_floating
 
@@ -64,6 +63,12 @@ class GaussianMixture:
             methods, if x is not (B, d), alpha_bar or beta_bar is negative, not finite or neither a
             number nor (B,), or a component of x_t has variance 0.
         TypeError: if an argument is not a floating-point tensor, or the dtypes disagree.
+
+    Example:
+        >>> weights, means = torch.tensor([0.5, 0.5]), torch.tensor([[-1.0], [1.0]])
+        >>> data = GaussianMixture(weights, means, torch.tensor([0.04, 0.04]))
+        >>> data.posterior_mean(torch.tensor([[0.5]]), alpha_bar=0.6, beta_bar=0.8)
+        tensor([[0.4377]])
     """
 
     weights: Tensor
@@ -185,24 +190,6 @@ class GaussianMixture:
         offsets = self.weights.to(x).log() - 0.5 * d * torch.log(2 * math.pi * variances)
         log_joint = offsets - 0.5 * residuals.square().sum(-1) / variances
         return _Diffused(alpha, beta, variances, residuals, log_joint, centres, offsets)
-
-
-def marginal_score(mixture: GaussianMixture, schedule: NoiseSchedule) -> Score:
-    """Return the exact score (x: (B, d), t) ↦ ∇ log p_t(x), (B, d), of a diffused mixture.
-
-    Source: p_t is again a Gaussian mixture, of means ᾱ_t μ_k and variances ᾱ_t² v_k + β̄_t².
-
-    Example:
-        >>> weights, means = torch.tensor([0.5, 0.5]), torch.tensor([[-1.0], [1.0]])
-        >>> data = GaussianMixture(weights, means, torch.tensor([0.04, 0.04]))
-        >>> marginal_score(data, NoiseSchedule.cosine())(torch.tensor([[0.5]]), 0.0)
-        tensor([[12.5000]])
-    """
-
-    def score(x: Tensor, t: float) -> Tensor:
-        return mixture.score(x, schedule.alpha_bar(t), schedule.beta_bar(t))
-
-    return score
 
 
 def _column(name: str, value: float | Tensor, x: Tensor) -> Tensor:

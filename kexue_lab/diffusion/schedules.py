@@ -17,6 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from kexue_lab.diffusion.mixtures import GaussianMixture
 from kexue_lab.precision import widened
 
 Score = Callable[[Tensor, float], Tensor]
@@ -157,6 +158,24 @@ class NoiseSchedule(ABC):
         if not 0 <= t_min < t_max <= 1:
             raise ValueError(f"t_min and t_max must satisfy 0 <= {t_min} < {t_max} <= 1")
         return torch.linspace(t_max, t_min, n + 1, dtype=torch.float64)
+
+
+def marginal_score(mixture: GaussianMixture, schedule: NoiseSchedule) -> Score:
+    """Return the exact score (x: (B, d), t) ↦ ∇ log p_t(x), (B, d), of a diffused mixture.
+
+    Source: p_t is again a Gaussian mixture, of means ᾱ_t μ_k and variances ᾱ_t² v_k + β̄_t².
+
+    Example:
+        >>> weights, means = torch.tensor([0.5, 0.5]), torch.tensor([[-1.0], [1.0]])
+        >>> data = GaussianMixture(weights, means, torch.tensor([0.04, 0.04]))
+        >>> marginal_score(data, NoiseSchedule.cosine())(torch.tensor([[0.5]]), 0.0)
+        tensor([[12.5000]])
+    """
+
+    def score(x: Tensor, t: float) -> Tensor:
+        return mixture.score(x, schedule.alpha_bar(t), schedule.beta_bar(t))
+
+    return score
 
 
 def _root(product: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from kexue_lab.diffusion.ddim import (
     posterior_coefficients,
     sample,
 )
-from kexue_lab.diffusion.mixtures import GaussianMixture, marginal_score
+from kexue_lab.diffusion.mixtures import GaussianMixture
 from kexue_lab.diffusion.networks import (
     digit_network,
     noise_model,
@@ -34,7 +34,7 @@ from kexue_lab.diffusion.networks import (
     velocity_batch,
 )
 from kexue_lab.diffusion.probability_flow import quantile_map, sample_family
-from kexue_lab.diffusion.schedules import NoiseSchedule
+from kexue_lab.diffusion.schedules import NoiseSchedule, marginal_score
 from kexue_lab.exercises import exercise
 from kexue_lab.training import fit
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import kstest, norm
 
-from kexue_lab.diffusion.mixtures import GaussianMixture, marginal_score
-from kexue_lab.diffusion.schedules import NoiseSchedule
+from kexue_lab.diffusion.mixtures import GaussianMixture
+from kexue_lab.diffusion.schedules import NoiseSchedule, marginal_score
 
 
 @pytest.fixture
@@ -166,7 +166,9 @@ def test_results_keep_the_dtype_of_x(method):
     x = points(-1.0, 0.5)
     single = getattr(MIXTURE, method)(x.float(), 0.8, 0.6)
     assert single.dtype == torch.float32
-    torch.testing.assert_close(single.double(), getattr(MIXTURE, method)(x, 0.8, 0.6), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        single.double(), getattr(MIXTURE, method)(x, 0.8, 0.6), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_far_from_all_components():

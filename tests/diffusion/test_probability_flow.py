@@ -12,7 +12,7 @@ from scipy.linalg import expm, solve_continuous_lyapunov
 from scipy.sparse import identity, kron
 from scipy.stats import kstest, multivariate_normal, norm
 
-from kexue_lab.diffusion.mixtures import GaussianMixture, marginal_score
+from kexue_lab.diffusion.mixtures import GaussianMixture
 from kexue_lab.diffusion.probability_flow import (
     cell_averages,
     cell_averages_2d,
@@ -24,7 +24,7 @@ from kexue_lab.diffusion.probability_flow import (
     sample_family,
     solve_fokker_planck,
 )
-from kexue_lab.diffusion.schedules import NoiseSchedule
+from kexue_lab.diffusion.schedules import NoiseSchedule, marginal_score
 
 VP = NoiseSchedule.linear()
 SCORE = marginal_score(MIXTURE, VP)
