@@ -5,13 +5,17 @@ Each takes its arguments by name, so that the message can name them: `check_floa
 
 import math
 from collections.abc import Iterable
+from fractions import Fraction
 from itertools import pairwise
+from numbers import Real
 from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
+
+from kexue_lab.precision import holds
 
 TensorLike = Tensor | ArrayLike
 """What `torch.as_tensor` takes."""
@@ -57,17 +61,19 @@ def check_finite(**tensors: Tensor) -> None:
         ValueError: if one does.
     """
     for name, value in tensors.items():
-        if not bool(torch.isfinite(value).all()):
+        if not holds(value.isfinite()):
             raise ValueError(f"{name} must be finite, got nan or infinity")
 
 
-def check_positive(**numbers: float) -> None:
+def check_positive(**numbers: float | Fraction) -> None:
     """Check that numbers are positive and finite.
 
     Raises:
-        ValueError: if one is not.
+        TypeError: if one is no real number.
+        ValueError: if one is not positive and finite.
     """
     for name, value in numbers.items():
+        _check_real(name, value)
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive and finite, got {value}")
 
@@ -76,9 +82,11 @@ def check_non_negative(**numbers: float) -> None:
     """Check that numbers are at least 0 and finite.
 
     Raises:
+        TypeError: if one is no real number.
         ValueError: if one is not.
     """
     for name, value in numbers.items():
+        _check_real(name, value)
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} must be non-negative and finite, got {value}")
 
@@ -232,3 +240,8 @@ def check_distribution(dtype: torch.dtype | None = None, /, **masses: Tensor) ->
         worst = total.flatten()[(total - 1).abs().argmax()].item()
         if not abs(worst - 1) <= sum_tolerance(dtype or p.dtype):
             raise ValueError(f"{name} must sum to 1 over its last axis, got sum {worst:g}")
+
+
+def _check_real(name: str, value: object) -> None:
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} must be a real number, got {type(value).__name__}")

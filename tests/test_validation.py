@@ -64,6 +64,8 @@ def test_what_torch_takes_is_a_tensor():
             (lambda v=v: check_non_negative(width=v), ValueError, f"width must be non-neg.*{v}")
             for v in (-1e-9, math.inf, math.nan)
         ),
+        (lambda: check_positive(rate="fast"), TypeError, "rate must be a real number, got str"),
+        (lambda: check_non_negative(width=None), TypeError, "width must be a real number.*None"),
         (lambda: check_count(n=0), ValueError, "n must be at least 1, got 0"),
         (lambda: check_count(2, n=3, m=1), ValueError, "m must be at least 2, got 1"),
         (lambda: check_count(n=2.0), TypeError, "n must be an integer, got 2.0"),

@@ -35,7 +35,7 @@ Kind = Literal["softmax", "elu", "taylor", "efficient"]
 
 
 def elu_feature_map(x: Tensor) -> Tensor:
-    """Compute φ(x) = elu(x) + 1, that is 1 + x for x > 0 and exp(x) otherwise.
+    """Return φ(x) = elu(x) + 1, that is 1 + x for x > 0 and exp(x) otherwise.
 
     Unlike `torch.nn.functional.elu(x) + 1` it keeps its relative accuracy for very negative x,
     where that sum rounds to 0. Note that φ(0) = 1: a padding mask belongs on the features.
@@ -62,7 +62,7 @@ def elu_feature_map(x: Tensor) -> Tensor:
 
 
 def normalized_taylor_feature_map(x: Tensor, eps: float = 0.0) -> Tensor:
-    """Compute φ(x) = (1, x̂) with x̂ = x / max(|x|, eps), so that φ(q)·φ(k) = 1 + q̂·k̂.
+    """Return φ(x) = (1, x̂) with x̂ = x / max(|x|, eps), so that φ(q)·φ(k) = 1 + q̂·k̂.
 
     This is exp(s) ≈ 1 + s kept non-negative by unit length; φ(q)·φ(k) lies in [0, 2] and is 0 for
     opposite vectors. A zero row maps to (1, 0).
@@ -107,7 +107,7 @@ def linear_attention(
     chunk_size: int = 64,
     eps: float = 0.0,
 ) -> Tensor:
-    """Compute o_i = Σ_j φ(q_i)·φ(k_j) v_j / (Σ_j φ(q_i)·φ(k_j) + eps) without an n x n matrix.
+    """Return o_i = Σ_j φ(q_i)·φ(k_j) v_j / (Σ_j φ(q_i)·φ(k_j) + eps) without an n x n matrix.
 
     With `is_causal` the sums run over j ≤ i, chunk by chunk: for a chunk with incoming state (S, z)
     the numerators are tril(Φ_q Φ_kᵀ) V + Φ_q S, after which S grows by Φ_kᵀ V; z likewise, with
@@ -184,7 +184,7 @@ def _lifted(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def linear_attention_step(
     phi_q: Tensor, phi_k: Tensor, v: Tensor, state: State | None = None
 ) -> tuple[Tensor, State]:
-    """Compute one token of causal linear attention and the state after it.
+    """Return the output for one token of causal linear attention, and the state after it.
 
     S ← S + φ(k) vᵀ, z ← z + φ(k), then o = Sᵀφ(q) / (z·φ(q)). The token is stored before it is
     read; read first, the first token would see an empty state, 0/0.
@@ -226,7 +226,7 @@ def linear_attention_step(
 
 
 def efficient_attention(q: Tensor, k: Tensor, v: Tensor, *, is_causal: bool = False) -> Tensor:
-    """Compute the double softmax softmax_features(Q) (softmax_sequence(K)ᵀ V).
+    """Return the double softmax softmax_features(Q) (softmax_sequence(K)ᵀ V).
 
     The weights of every output sum to 1 without a division. Not to be confused with linear
     attention on the features softmax(q) and exp(k): that normalises after mixing the channels,
@@ -263,7 +263,7 @@ def efficient_attention(q: Tensor, k: Tensor, v: Tensor, *, is_causal: bool = Fa
 def attention_matrix(
     q: Tensor, k: Tensor, *, kind: Kind, is_causal: bool = False, scale: float = 1.0
 ) -> Tensor:
-    """Compute the dense matrix A of attention weights, rows summing to 1, output A V.
+    """Return the dense matrix A of attention weights, rows summing to 1, output A V.
 
     The similarities, of q multiplied by `scale`, are exp(q·k) for "softmax", φ(q)·φ(k) with elu + 1
     for "elu", 1 + q̂·k̂ for "taylor" (which no positive scale changes); "efficient" is the double
@@ -333,7 +333,7 @@ def random_softmax_features(
     generator: torch.Generator | None = None,
     projection: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Compute positive random features φ with E φ(q)·φ(k) = exp(q·k), and the draw they used.
+    """Return positive random features φ with E φ(q)·φ(k) = exp(q·k), and the draw they used.
 
     φ(x) = exp(Wᵀx − |x|²/2) / √m with m columns w ~ N(0, I). Queries and keys need the same W: pass
     the one returned for the queries as `projection` for the keys. The relative variance of

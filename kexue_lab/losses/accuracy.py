@@ -37,7 +37,7 @@ _LABELS = np.array([-1.0, -1.0, 1.0])
 
 
 def accuracy(logits: Tensor, target: Tensor) -> Tensor:
-    """Compute the share of samples whose label has the strictly largest logit.
+    """Return the share of samples whose label has the strictly largest logit.
 
     A tie for the first place counts as wrong, so that constant logits score 0.
 
@@ -69,7 +69,7 @@ def expected_accuracy(
     noise: Noise = "gaussian",
     n_nodes: int = 64,
 ) -> Tensor:
-    """Compute the probability that each label still wins when noise is added to the logits.
+    """Return the probability that each label still wins when noise is added to the logits.
 
     With s = μ + σε, the probability that s_y > s_j for all j ≠ y. For standard normal ε, given
     ε_y = t the other comparisons are independent, so that
@@ -130,7 +130,7 @@ def exact_loss(
     n_nodes: int = 64,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Compute the EXACT loss, 1 - P_y with Gaussian noise on the logits.
+    """Return the EXACT loss, 1 - P_y with Gaussian noise on the logits.
 
     Args:
         logits: Floating-point tensor of shape (B, C), B ≥ 1, C ≥ 2.
@@ -160,7 +160,7 @@ def exact_loss(
 def soft_accuracy_loss(
     logits: Tensor, target: Tensor, tau: float = 1.0, *, reduction: Reduction = "mean"
 ) -> Tensor:
-    """Compute 1 - p_y, with p = softmax(μ/τ): smooth accuracy by Gumbel noise.
+    """Return 1 - p_y, with p = softmax(μ/τ): smooth accuracy by Gumbel noise.
 
     It is half the mean absolute error Σ_j |p_j - 1[j = y]|. Small values keep their relative
     accuracy.
@@ -196,7 +196,7 @@ def soft_accuracy_loss(
 def three_point_objective(
     b: ArrayLike, kind: ThreePointKind, scale: float = 1.0
 ) -> NDArray[np.float64]:
-    """Compute one of five objectives of the threshold b on the three points.
+    """Return one of five objectives of the threshold b on the three points.
 
     With margins m_i = l_i (x_i - b) / scale: "accuracy" is the mean of 1[m > 0],
     "cross_entropy" the sum of log(1 + e^-m), "hinge" the sum of max(0, 1 - m), "gaussian" the mean
@@ -240,7 +240,7 @@ def three_point_objective(
 
 
 def three_point_optimum(kind: ThreePointKind, scale: float = 1.0) -> float | tuple[float, float]:
-    """Compute the best threshold b on the three points, in closed form.
+    """Return the best threshold b on the three points, in closed form.
 
     Cross entropy and Gumbel noise lead to polynomials in e^(b/scale) with one sign change, hence
     one positive root; Gaussian noise to a quadratic. From scale 1/(4 ln((1+√5)/2)) = 0.5195 on,

@@ -323,7 +323,7 @@ class MaskedAutoregressive(nn.Module):
         self.register_buffer("output_mask", (place[:, None] >= degree).float())
 
     def logits(self, x: Tensor) -> Tensor:
-        """Compute the unnormalised log-probabilities of each site, shape (..., sites, states)."""
+        """Return the unnormalised log-probabilities of each site, shape (..., sites, states)."""
         h = functional.one_hot(x.long(), self.states).flatten(-2).to(self.first.weight.dtype)
         for layer, mask in ((self.first, self.input_mask), (self.second, self.hidden_mask)):
             h = functional.linear(h, layer.weight * mask, layer.bias).relu()
@@ -331,12 +331,12 @@ class MaskedAutoregressive(nn.Module):
         return out.reshape(*x.shape, self.states)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute log p(x), as `log_prob` but without its checks."""
+        """Return log p(x), as `log_prob` but without its checks."""
         log_p = self.logits(x).log_softmax(-1)
         return log_p.gather(-1, x.long()[..., None])[..., 0].sum(-1)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Compute log p(x).
+        """Return log p(x).
 
         Args:
             x: States 0 to `states` - 1, integers, shape (..., sites).

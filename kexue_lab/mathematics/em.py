@@ -56,7 +56,7 @@ __all__ = [
 
 
 def joint_kl(p_x: Tensor, q_y_given_x: Tensor, joint: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute KL(p̃(x) q(y|x) ‖ p(x, y)) and its two parts, in nats.
+    """Return KL(p̃(x) q(y|x) ‖ p(x, y)) and its two parts, in nats.
 
     KL(p̃(x) q(y|x) ‖ p(x, y)) = KL(p̃(x) ‖ p(x)) + E_p̃(x) KL(q(y|x) ‖ p(y|x)), the chain rule of the
     KL divergence, with 0 log 0 = 0. The second part is zero exactly at the posterior q = p(y|x).
@@ -112,7 +112,7 @@ def joint_kl(p_x: Tensor, q_y_given_x: Tensor, joint: Tensor) -> tuple[Tensor, T
 
 
 def plsa_em_step(counts: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute one EM step of pLSA, which never decreases Σ_iy C_iy log(AB)_iy.
+    """Return one EM step of pLSA, which never decreases Σ_iy C_iy log(AB)_iy.
 
     r_iyz ∝ A_iz B_zy, then A_iz ∝ Σ_y C_iy r_iyz and B_zy ∝ Σ_i C_iy r_iyz, without forming r.
     Cells without counts take no part, so that factors which have vanished there do no harm; a
@@ -160,7 +160,7 @@ def plsa_em_step(counts: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def em_rate(update: Callable[[Tensor], Tensor], theta_star: Tensor) -> float:
-    """Compute the spectral radius of the Jacobian of an EM map at its fixed point.
+    """Return the spectral radius of the Jacobian of an EM map at its fixed point.
 
     It is the factor by which the distance to the fixed point shrinks per step in the long run. By
     Dempster, Laird and Rubin the Jacobian is I - I_c⁻¹ I_obs, the fraction of missing information.
@@ -194,7 +194,7 @@ def em_rate(update: Callable[[Tensor], Tensor], theta_star: Tensor) -> float:
 
 
 def linkage_em_step(theta: Tensor, counts: Sequence[float]) -> Tensor:
-    """Compute one EM step for Rao's linkage data.
+    """Return one EM step for Rao's linkage data.
 
     Cells have probabilities (1/2 + θ/4, (1-θ)/4, (1-θ)/4, θ/4); the latent variable splits the
     first into 1/2 and θ/4. M(θ) = (x + d) / (x + b + c + d) with x = a θ / (2 + θ).
@@ -229,7 +229,7 @@ def linkage_em_step(theta: Tensor, counts: Sequence[float]) -> Tensor:
 
 
 def linkage_mle(counts: Sequence[float]) -> float:
-    """Compute the maximum-likelihood θ of Rao's linkage data, the fixed point of `linkage_em_step`.
+    """Return the maximum-likelihood θ of Rao's linkage data, the fixed point of `linkage_em_step`.
 
     The larger root of the score's numerator n θ² - (a - 2b - 2c - d) θ - 2d, n = a + b + c + d.
 
@@ -256,7 +256,7 @@ def linkage_mle(counts: Sequence[float]) -> float:
 
 
 def linkage_rate(counts: Sequence[float]) -> float:
-    """Compute the rate M'(θ*) at which EM converges on Rao's linkage data, in closed form.
+    """Return the rate M'(θ*) at which EM converges on Rao's linkage data, in closed form.
 
     M'(θ) = x'(θ) (b + c) / (x + b + c + d)² with x = a θ / (2 + θ) and x' = 2a / (2 + θ)².
 
@@ -276,7 +276,7 @@ def linkage_rate(counts: Sequence[float]) -> float:
 
 
 def symmetric_mixture_step(m: Tensor, x: Tensor) -> Tensor:
-    """Compute one EM step M(m) = mean_n x_n tanh(m x_n) for ½N(-m, 1) + ½N(m, 1).
+    """Return one EM step M(m) = mean_n x_n tanh(m x_n) for ½N(-m, 1) + ½N(m, 1).
 
     Args:
         m: current means, any shape; each entry is a step of its own.
@@ -301,7 +301,7 @@ def symmetric_mixture_step(m: Tensor, x: Tensor) -> Tensor:
 
 
 def symmetric_mixture_population(m: float, mu: float) -> float:
-    """Compute the population EM map E[x tanh(m x)] for data from ½N(-μ, 1) + ½N(μ, 1).
+    """Return the population EM map E[x tanh(m x)] for data from ½N(-μ, 1) + ½N(μ, 1).
 
     m = μ, m = -μ and m = 0 are its fixed points.
 
@@ -320,7 +320,7 @@ def symmetric_mixture_population(m: float, mu: float) -> float:
 
 
 def symmetric_mixture_rate(mu: float, m: float | None = None) -> float:
-    """Compute the slope M'(m) = E[x² sech²(m x)] of `symmetric_mixture_population`.
+    """Return the slope M'(m) = E[x² sech²(m x)] of `symmetric_mixture_population`.
 
     At the default m = μ it is the rate at which EM converges. At m = 0 it is 1 + μ² > 1: the merged
     solution repels.

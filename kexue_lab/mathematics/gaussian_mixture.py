@@ -86,7 +86,7 @@ class GMMResult:
 
 
 def gmm_log_joint(x: Tensor, weights: Tensor, means: Tensor, covariances: Tensor) -> Tensor:
-    """Compute log π_k + log N(x_n; μ_k, Σ_k) of a Gaussian mixture, in nats.
+    """Return log π_k + log N(x_n; μ_k, Σ_k) of a Gaussian mixture, in nats.
 
     Args:
         x: data, shape (N, d).
@@ -110,7 +110,7 @@ def gmm_log_joint(x: Tensor, weights: Tensor, means: Tensor, covariances: Tensor
 
 
 def gmm_e_step(x: Tensor, weights: Tensor, means: Tensor, covariances: Tensor) -> EStep:
-    """Compute the responsibilities p(k|x_n) and the average log-likelihood of a Gaussian mixture.
+    """Return the responsibilities p(k|x_n) and the average log-likelihood of a Gaussian mixture.
 
     Normalised in log space, so that points far from every component keep finite responsibilities.
 
@@ -191,7 +191,7 @@ def _doubled(*tensors: Tensor) -> tuple[Tensor, ...]:
 def gmm_m_step(
     x: Tensor, resp: Tensor, reg: float = 0.0, prior: tuple[float, float] = (0.0, 0.0)
 ) -> Mixture:
-    """Compute the Gaussian mixture which maximises Q for given responsibilities.
+    """Return the Gaussian mixture which maximises Q for given responsibilities.
 
     π_k = Σ_n r_nk / N, μ_k = Σ_n r_nk x_n / Σ_n r_nk and
     Σ_k = (Σ_n r_nk (x_n - μ_k)(x_n - μ_k)ᵀ + λI) / (Σ_n r_nk + ν) + reg I.
@@ -234,7 +234,7 @@ def gmm_m_step(
 
 
 def gmm_log_prior(covariances: Tensor, prior: tuple[float, float]) -> Tensor:
-    """Compute the log inverse-Wishart penalty -Σ_k [λ/2 tr Σ_k⁻¹ + ν/2 log|Σ_k|], in nats.
+    """Return the log inverse-Wishart penalty -Σ_k [λ/2 tr Σ_k⁻¹ + ν/2 log|Σ_k|], in nats.
 
     MAP-EM, `fit_gmm` with `prior`, never decreases the average log-likelihood plus 1/N times this.
 
@@ -351,7 +351,7 @@ def fit_gmm(
 
 
 def soft_kmeans_energy(x: Tensor, weights: Tensor, means: Tensor, variance: float) -> Tensor:
-    """Compute -2σ² Σ_n log Σ_k π_k exp(-‖x_n - μ_k‖² / 2σ²), which tends to K-means' inertia.
+    """Return -2σ² Σ_n log Σ_k π_k exp(-‖x_n - μ_k‖² / 2σ²), which tends to K-means' inertia.
 
     For each n it lies between min_k ‖x_n - μ_k‖² and that plus 2σ² log(1/π_k*), k* the nearest
     mean; hence the limit as σ → 0.
@@ -422,7 +422,7 @@ def _centred(x: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _log_joint(x_t: Tensor, means: Tensor, weights: Tensor, chol: Tensor) -> Tensor:
-    """Compute log joint densities (..., K, N) from centred data (d, N) and Cholesky factors."""
+    """Return log joint densities (..., K, N) from centred data (d, N) and Cholesky factors."""
     d, n = x_t.shape
     whitening = _inverse_triangular(chol)
     rows = whitening.reshape(-1, d)

@@ -47,7 +47,7 @@ _SEPARABLE_RESIDUAL = 1e-8
 
 
 def max_gap_cdf(n: int, x: float) -> float:
-    """Compute P(M ≤ x), M the longest of n uniform spacings of [0, 1], without cancellation.
+    """Return P(M ≤ x), M the longest of n uniform spacings of [0, 1], without cancellation.
 
     P(M ≤ x) = (n-1)! x^(n-1) f_n(1/x), where f_n, the density of a sum of n uniforms on [0, 1], is
     a cardinal B-spline whose recurrence has only non-negative terms. It is also the probability
@@ -75,7 +75,7 @@ def max_gap_cdf(n: int, x: float) -> float:
 
 
 def max_gap_tail(n: int, x: Fraction | float) -> Fraction | float:
-    """Compute P(M > x), M the longest of n uniform spacings of [0, 1].
+    """Return P(M > x), M the longest of n uniform spacings of [0, 1].
 
     P(M > x) = Σ_{k ≥ 1, kx < 1} (-1)^(k-1) C(n, k) (1 - kx)^(n-1). The sum is used as it stands in
     exact arithmetic; in floating point it is used only where its terms decrease.
@@ -101,7 +101,7 @@ def max_gap_tail(n: int, x: Fraction | float) -> Fraction | float:
 def same_sector_probability(
     n: int, theta: float | None = None, *, turn: Fraction | float | None = None
 ) -> Fraction | float:
-    """Compute the probability that n uniform points of a disc lie in one sector of a given angle.
+    """Return the probability that n uniform points of a disc lie in one sector of a given angle.
 
     P_n(θ) = P(longest gap > 1 - θ/2π); for θ ≤ π this is n (θ/2π)^(n-1). The sector has its apex at
     the centre and may be turned freely.
@@ -138,7 +138,7 @@ def same_sector_probability(
 def same_sector_probability_density(
     n: int, theta: float, pdf: Callable[[NDArray[np.float64]], ArrayLike]
 ) -> float:
-    """Compute the probability that n points with a given angular density lie in one sector.
+    """Return the probability that n points with a given angular density lie in one sector.
 
     P = n ∫ f(φ) G(φ)^(n-1) dφ with G(φ) = ∫_φ^{φ+θ} f: the events "point i is the clockwise-first
     one" are disjoint as long as θ ≤ π. Gauss-Legendre quadrature on panels that end at multiples of
@@ -181,7 +181,7 @@ def same_sector_probability_density(
 
 
 def moving_apex_density(phi: ArrayLike, eccentricity: float) -> NDArray[Any]:
-    """Compute the density of the angle under which a uniform point of the unit disc is seen.
+    """Return the density of the angle under which a uniform point of the unit disc is seen.
 
     f(φ) = ρ(φ)²/2π with ρ = -e cos φ + √(1 - e² sin² φ), the distance from the apex (e, 0) to the
     rim. Constant only for the apex at the centre, e = 0.
@@ -210,7 +210,7 @@ def moving_apex_density(phi: ArrayLike, eccentricity: float) -> NDArray[Any]:
 
 
 def square_pond_density(phi: ArrayLike) -> NDArray[Any]:
-    """Compute the density of the angle of a uniform point of a square, seen from its centre.
+    """Return the density of the angle of a uniform point of a square, seen from its centre.
 
     f(φ) = r(φ)²/8 with r = 1/max(|cos φ|, |sin φ|), the distance to the rim of a square of side 2
     with its sides along the axes. Kinks at odd multiples of π/4.
@@ -232,7 +232,7 @@ def square_pond_density(phi: ArrayLike) -> NDArray[Any]:
 
 
 def max_circular_gap(angles: Tensor) -> Tensor:
-    """Compute the longest gap between neighbours on the circle.
+    """Return the longest gap between neighbours on the circle.
 
     Args:
         angles: Angles in radians, shape (..., n) with n ≥ 1; taken modulo 2π, in any order.
@@ -310,7 +310,7 @@ def monte_carlo_same_sector(
 
 
 def same_halfspace_probability(n: int, d: int) -> Fraction:
-    """Compute the probability that n random points lie in one half-space through the origin.
+    """Return the probability that n random points lie in one half-space through the origin.
 
     W(n, d) = 2^(1-n) Σ_{k<d} C(n-1, k), for independent points of a centrally symmetric
     distribution in general position. Also the share of the 2^n labellings of n points in general
@@ -375,7 +375,7 @@ def separable_through_origin(points: Tensor, labels: Tensor) -> bool:
 
 
 def largest_margin(points: Tensor, labels: Tensor) -> float:
-    """Compute the largest margin with which a hyperplane through the origin separates two classes.
+    """Return the largest margin with which a hyperplane through the origin separates two classes.
 
     γ = max over unit vectors w of min_i y_i <w, x_i>, which is the distance from the origin to the
     convex hull of the y_i x_i. Non-negative least squares finds the nearest point of the hull: with

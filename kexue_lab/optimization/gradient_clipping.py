@@ -18,8 +18,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from numbers import Real
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar
 
 import numpy as np
 import sympy as sp
@@ -27,6 +26,14 @@ import torch
 from torch import Tensor
 
 from kexue_lab.precision import holds, length, narrowed, widened
+from kexue_lab.validation import (
+    check_choice,
+    check_count,
+    check_finite,
+    check_floating,
+    check_non_negative,
+    check_positive,
+)
 
 Kind = Literal["hard", "soft"]
 Number = TypeVar("Number", float, Fraction, sp.Expr)
@@ -55,7 +62,7 @@ class GDResult:
 
 
 def clip_factor(norm: Tensor, gamma: float, kind: Kind = "hard") -> Tensor:
-    """Compute the factor by which clipping at γ shortens a gradient of the given norm.
+    """Return the factor by which clipping at γ shortens a gradient of the given norm.
 
     "hard" is min(1, γ/G), "soft" is γ/(G + γ). The soft factor lies between half the hard one and
     the hard one, and is the half at G = γ only. An infinite norm gives 0, nan gives nan.
@@ -87,7 +94,7 @@ def clip_factor(norm: Tensor, gamma: float, kind: Kind = "hard") -> Tensor:
 
 
 def optimal_step_length(grad_norm: Tensor, L0: float, L1: float) -> Tensor:
-    """Compute the step length s* that minimises `descent_upper_bound`.
+    """Return the step length s* that minimises `descent_upper_bound`.
 
     s* = ln((L0 + 2 L1 G) / (L0 + L1 G)) / L1, or G/L0 for L1 = 0. It grows with G, stays below
     ln 2 / L1, and is shorter than the soft-clipped length G / (L0 + L1 G) for L1 > 0. A length, not
@@ -113,11 +120,11 @@ def optimal_step_length(grad_norm: Tensor, L0: float, L1: float) -> Tensor:
         tensor([0.0870, 0.6466])
     """
     _check_nonnegative(grad_norm, "grad_norm")
-    _check_at_least_zero(L0, "L0")
-    _check_at_least_zero(L1, "L1")
+    check_non_negative(L0=L0)
+    check_non_negative(L1=L1)
     if L0 == L1 == 0:
         raise ValueError("L0 and L1 must not both be 0: the bound then has no minimum")
-    _check_finite(grad_norm, "grad_norm")
+    check_finite(grad_norm=grad_norm)
     wide = grad_norm.double()
     if L1 == 0:
         return narrowed(wide / L0, grad_norm.dtype, "the length")
@@ -129,7 +136,7 @@ def optimal_step_length(grad_norm: Tensor, L0: float, L1: float) -> Tensor:
 
 
 def descent_upper_bound(grad_norm: Tensor, step_length: Tensor, L0: float, L1: float) -> Tensor:
-    """Compute an upper bound on the change of an (L0, L1)-smooth f by a gradient step of length s.
+    """Return an upper bound on the change of an (L0, L1)-smooth f by a gradient step of length s.
 
     f(θ - s ∇f/G) - f(θ) ≤ -G s + (L0 + L1 G) s² (e^r - 1 - r)/r² with r = L1 s. The last factor
     tends to ½ as r → 0, the classic descent lemma; with ½ in its place for all r the bound would be
@@ -161,10 +168,10 @@ def descent_upper_bound(grad_norm: Tensor, step_length: Tensor, L0: float, L1: f
     except ValueError:
         shapes = f"{tuple(step_length.shape)} and {tuple(grad_norm.shape)}"
         raise ValueError(f"step_length must broadcast with grad_norm, got {shapes}") from None
-    _check_at_least_zero(L0, "L0")
-    _check_at_least_zero(L1, "L1")
-    _check_finite(grad_norm, "grad_norm")
-    _check_finite(step_length, "step_length")
+    check_non_negative(L0=L0)
+    check_non_negative(L1=L1)
+    check_finite(grad_norm=grad_norm)
+    check_finite(step_length=step_length)
     norm, step = grad_norm.double(), step_length.double()
     growth = _exponential_remainder(L1 * step)
     curvature = L0 + L1 * norm
@@ -174,7 +181,7 @@ def descent_upper_bound(grad_norm: Tensor, step_length: Tensor, L0: float, L1: f
 
 
 def power_function_l0(k: int, L1: Number) -> Number:
-    """Compute the least L0 for which θ^(2k) is (L0, L1)-smooth: 2k (2(k-1)/L1)^(2k-2).
+    """Return the least L0 for which θ^(2k) is (L0, L1)-smooth: 2k (2(k-1)/L1)^(2k-2).
 
     It is the maximum of f'' - L1 |f'|, attained at |θ| = 2(k-1)/L1. No power function of this kind
     is L-smooth: the result grows without bound as L1 → 0.
@@ -206,7 +213,7 @@ def power_function_l0(k: int, L1: Number) -> Number:
         if L1.is_positive is False or (L1.is_number and not L1.is_positive):
             raise ValueError(f"L1 must be positive and finite, got {L1}")
     else:
-        _check_positive(L1, "L1")
+        check_positive(L1=L1)
     try:
         return 2 * k * (2 * (k - 1) / L1) ** (2 * k - 2)
     except OverflowError:
@@ -222,7 +229,7 @@ def clipped_gradient_descent(
     tol: float = 0.0,
     max_steps: int = 1000,
 ) -> GDResult:
-    """Compute the iterates of θ ← θ - lr c(G) ∇f(θ), with c of `clip_factor`.
+    """Return the iterates of θ ← θ - lr c(G) ∇f(θ), with c of `clip_factor`.
 
     Soft clipping with lr = 1/L0 and γ = L0/L1 is the update by ∇f / (L0 + L1 G), which decreases
     every (L0, L1)-smooth f by at least (3 - e) G² / (L0 + L1 G). For hard clipping
@@ -259,11 +266,11 @@ def clipped_gradient_descent(
     """
     if not callable(grad_fn):
         raise TypeError(f"grad_fn must be callable, got {type(grad_fn).__name__}")
-    _check_floating(theta0, "theta0")
-    _check_positive(lr, "lr")
+    check_floating(theta0=theta0)
+    check_positive(lr=lr)
     _check_clipping(1.0 if gamma is None else gamma, kind)
-    _check_at_least_zero(tol, "tol")
-    _check_count(max_steps, "max_steps", 0)
+    check_non_negative(tol=tol)
+    check_count(0, max_steps=max_steps)
     theta = theta0.detach().clone()
     norms: list[float] = []
     while True:
@@ -291,7 +298,7 @@ def hessian_spectral_norm(
     n_iter: int = 20,
     generator: torch.Generator | None = None,
 ) -> float:
-    """Compute the largest |eigenvalue| of the Hessian of a loss, by power iteration.
+    """Return the largest |eigenvalue| of the Hessian of a loss, by power iteration.
 
     v ← Hv/|Hv| from a random start, with Hessian-vector products by double backpropagation. The
     result is |Hv| for the last v of unit length: it never exceeds the true value, grows with
@@ -319,7 +326,7 @@ def hessian_spectral_norm(
     """
     tensors = list(params)
     _check_differentiable(loss, tensors)
-    _check_count(n_iter, "n_iter", 1)
+    check_count(1, n_iter=n_iter)
     gradient = _flat(torch.autograd.grad(loss, tensors, create_graph=True, materialize_grads=True))
     if not gradient.requires_grad:
         return 0.0
@@ -365,66 +372,26 @@ def _checked_gradient(grad_fn: Callable[[Tensor], Tensor], theta: Tensor) -> Ten
     return gradient.detach()
 
 
-def _check_floating(tensor: Tensor, name: str) -> None:
-    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-        kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-        raise TypeError(f"{name} must be a floating-point tensor, got {kind}")
-
-
 def _check_nonnegative(tensor: Tensor, name: str) -> None:
-    _check_floating(tensor, name)
-    try:
-        negative = bool((tensor < 0).any())
-    except RuntimeError:  # under torch.func.vmap no value can be looked at
-        return
-    if negative:
+    check_floating(**{name: tensor})
+    if not holds(~(tensor < 0)):
         raise ValueError(f"{name} must not be negative, got {tensor.min().item()}")
 
 
-def _check_finite(tensor: Tensor, name: str) -> None:
-    if not holds(tensor.isfinite()):
-        raise ValueError(f"{name} must be finite, got nan or infinity")
-
-
-def _check_real(value: object, name: str) -> None:
-    if not isinstance(value, Real):
-        raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
-
-
-def _check_positive(value: float | Fraction, name: str) -> None:
-    _check_real(value, name)
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite, got {value!r}")
-
-
-def _check_at_least_zero(value: float, name: str) -> None:
-    _check_real(value, name)
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be at least 0 and finite, got {value!r}")
-
-
-def _check_count(value: int, name: str, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
 def _check_clipping(gamma: float, kind: str) -> None:
-    _check_positive(gamma, "gamma")
-    if kind not in get_args(Kind):
-        raise ValueError(f'kind must be "hard" or "soft", got {kind!r}')
+    check_positive(gamma=gamma)
+    check_choice(Kind, kind=kind)
 
 
 def _check_differentiable(loss: Tensor, params: list[Tensor]) -> None:
-    _check_floating(loss, "loss")
+    check_floating(loss=loss)
     if loss.numel() != 1 or not loss.requires_grad:
         what = f"shape {tuple(loss.shape)}, requires_grad={loss.requires_grad}"
         raise ValueError(f"loss must be a scalar that requires a gradient, got {what}")
     if not params:
         raise ValueError("params must hold at least one tensor, got none")
     for i, tensor in enumerate(params):
-        _check_floating(tensor, f"params[{i}]")
+        check_floating(**{f"params[{i}]": tensor})
         if not tensor.requires_grad:
             shape = tuple(tensor.shape)
             raise ValueError(f"params[{i}] must require a gradient, got shape {shape} without")

@@ -56,7 +56,7 @@ def emd(
 def emd(
     p: TensorLike, q: TensorLike, cost: TensorLike, *, return_plan: bool = False
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Compute the earth mover's distance min ⟨γ, D⟩ between two discrete distributions, exactly.
+    """Return the earth mover's distance min ⟨γ, D⟩ between two discrete distributions, exactly.
 
     Differentiable: the gradient is the optimal plan with respect to `cost` and the dual potentials,
     up to a constant, with respect to `p` and `q` (a subgradient where these are not unique).
@@ -139,7 +139,7 @@ def sinkhorn_distance(
     tol: float = 1e-9,
     return_plan: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Compute the transport cost ⟨γ, D⟩ of the plan with entropic regularisation, in log domain.
+    """Return the transport cost ⟨γ, D⟩ of the plan with entropic regularisation, in log domain.
 
     γ minimises ⟨γ, D⟩ + ε Σ γ (log γ - 1) and is γ_ij = exp((f_i + g_j - D_ij)/ε). Its cost, from
     which the entropy is left out, exceeds the exact distance by at most ε min(H(p), H(q)). It is

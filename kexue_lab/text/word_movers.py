@@ -79,7 +79,7 @@ class _Corpus:
     masses: tuple[Tensor, ...]
 
     def centroids(self) -> Tensor:
-        """Compute the mass-weighted means of the texts' vectors, (B, d)."""
+        """Return the mass-weighted means of the texts' vectors, (B, d)."""
         pairs = zip(self.words, self.masses, strict=True)
         return torch.stack([mass @ self.vectors[words] for words, mass in pairs])
 
@@ -91,7 +91,7 @@ def word_movers_distance(
     x_weights: TensorLike | None = None,
     y_weights: TensorLike | None = None,
 ) -> Tensor:
-    """Compute the Word Mover's Distance: transport of words at Euclidean cost ‖x_i - y_j‖.
+    """Return the Word Mover's Distance: transport of words at Euclidean cost ‖x_i - y_j‖.
 
     A metric on weighted sets of vectors. Differentiable through the optimal plan:
     ∂WMD/∂x_i = Σ_j γ_ij (x_i - y_j)/‖x_i - y_j‖, where a word that stays in place (x_i = y_j)
@@ -126,7 +126,7 @@ def word_movers_distance(
 
 
 def word_rotators_distance(x: TensorLike, y: TensorLike) -> Tensor:
-    """Compute the Word Rotator's Distance: norms are masses, 1 - cos(x_i, y_j) is the cost.
+    """Return the Word Rotator's Distance: norms are masses, 1 - cos(x_i, y_j) is the cost.
 
     It lies in [0, 2] and is half of the squared Wasserstein-2 distance between the directions, so
     that √(2 WRD) is a metric on norm-weighted directions; WRD itself breaks the triangle
@@ -152,7 +152,7 @@ def word_rotators_distance(x: TensorLike, y: TensorLike) -> Tensor:
 
 
 def centroid_lower_bound(x: TensorLike, y: TensorLike, *, kind: Kind) -> Tensor:
-    """Compute the lower bound of WMD or WRD that the texts' centroids give.
+    """Return the lower bound of WMD or WRD that the texts' centroids give.
 
     WMD ≥ ‖Σ_i p_i x_i - Σ_j q_j y_j‖ by the triangle inequality (Word Centroid Distance), and
     WRD ≥ ½ ‖Σ_i x_i / Σ_i ‖x_i‖ - Σ_j y_j / Σ_j ‖y_j‖‖² by convexity.
@@ -181,7 +181,7 @@ def centroid_lower_bound(x: TensorLike, y: TensorLike, *, kind: Kind) -> Tensor:
 
 
 def relaxed_lower_bound(x: TensorLike, y: TensorLike, *, kind: Kind) -> Tensor:
-    """Compute the lower bound of WMD or WRD that dropping either marginal gives.
+    """Return the lower bound of WMD or WRD that dropping either marginal gives.
 
     max(Σ_i p_i min_j D_ij, Σ_j q_j min_i D_ij), the relaxed WMD (RWMD); it holds for every cost.
 
@@ -268,7 +268,7 @@ def nearest_texts(
 def pairwise_distances(
     texts_a: Sequence[TensorLike], texts_b: Sequence[TensorLike], *, kind: Kind
 ) -> Tensor:
-    """Compute the exact WMD or WRD between every text of one list and every text of another.
+    """Return the exact WMD or WRD between every text of one list and every text of another.
 
     Repeated words of a text are merged into one of their total mass, and each text of `texts_a`
     meets every distinct word of `texts_b` once.

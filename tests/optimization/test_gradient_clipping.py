@@ -702,7 +702,7 @@ def hessian(loss: Callable[[Tensor], Any], **options: Any) -> float:
         (lambda: gc.power_function_l0(2.0, 1.0), TypeError, "k .* float"),
         (lambda: gc.power_function_l0(True, 1.0), TypeError, "k .* bool"),
         (lambda: gc.power_function_l0(2, 0.0), ValueError, "L1 .* 0.0"),
-        (lambda: gc.power_function_l0(2, Fraction(-1, 2)), ValueError, "L1 .* Fraction"),
+        (lambda: gc.power_function_l0(2, Fraction(-1, 2)), ValueError, "L1 .* -1/2"),
         (lambda: gc.power_function_l0(2, "L1"), TypeError, "L1 .* str"),
         (lambda: gc.power_function_l0(2, sp.Integer(0)), ValueError, "L1 .* 0"),
         (lambda: gc.power_function_l0(2, sp.oo), ValueError, "L1 .* oo"),
@@ -723,7 +723,7 @@ def hessian(loss: Callable[[Tensor], Any], **options: Any) -> float:
         (lambda: descend(torch.sin, ONE, 0.1, tol=-1.0), ValueError, "tol .* -1.0"),
         (lambda: descend(torch.sin, ONE, 0.1, tol=math.nan), ValueError, "tol .* nan"),
         (lambda: descend(torch.sin, ONE, 0.1, max_steps=-1), ValueError, "max_steps .* -1"),
-        (lambda: descend(torch.sin, ONE, 0.1, max_steps=1.5), TypeError, "max_steps .* float"),
+        (lambda: descend(torch.sin, ONE, 0.1, max_steps=1.5), TypeError, "max_steps .* 1.5"),
         (lambda: descend(lambda t: 1.0, ONE, 0.1), TypeError, "grad_fn .* float"),
         (
             lambda: descend(lambda t: t.expand(2), ONE, 0.1),
@@ -754,7 +754,7 @@ def hessian(loss: Callable[[Tensor], Any], **options: Any) -> float:
             r"params\[0\] .* float",
         ),
         (lambda: hessian(lambda w: w.sum() ** 2, n_iter=0), ValueError, "n_iter .* 0"),
-        (lambda: hessian(lambda w: w.sum() ** 2, n_iter=2.0), TypeError, "n_iter .* float"),
+        (lambda: hessian(lambda w: w.sum() ** 2, n_iter=2.0), TypeError, "n_iter .* 2.0"),
     ],
 )
 def test_bad_input(call: Callable[[], Any], exception: type[Exception], match: str) -> None:
