@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from itertools import combinations
 from numbers import Rational
 from typing import Any
@@ -54,17 +55,43 @@ class Check:
         """Whether the case is right within the exercise's tolerance."""
         return same(case.got, case.expected, self.rtol, self.atol)
 
-    def pairs(self) -> tuple[Any, Any] | None:
-        """All results and all right ones as two long arrays; None unless they are numbers."""
-        got, expected = [], []
+    def each(self) -> list[tuple[Any, Any]] | None:
+        """Result and right one of every case as arrays; None unless all are finite numbers."""
+        found = []
         for case in self.cases:
             a, b = numbers(case.got), numbers(case.expected)
             if a is None or b is None or a.shape != b.shape:
                 return None
-            got.append(a.ravel())
-            expected.append(b.ravel())
-        a, b = np.concatenate(got), np.concatenate(expected)
-        return (a, b) if a.size and np.isfinite(a).all() and np.isfinite(b).all() else None
+            found.append((a, b))
+        return found if all(np.isfinite(array).all() for pair in found for array in pair) else None
+
+    def pairs(self) -> tuple[Any, Any] | None:
+        """All results and all right ones as two long arrays; None unless they are numbers."""
+        each = self.each()
+        if each is None or not any(a.size for a, _ in each):
+            return None
+        got, expected = zip(*each, strict=True)
+        return (
+            np.concatenate([a.ravel() for a in got]),
+            np.concatenate([b.ravel() for b in expected]),
+        )
+
+    def agree(
+        self, of_got: Callable[[Any], Any], of_expected: Callable[[Any], Any] = lambda b: b
+    ) -> bool:
+        """Whether a rearrangement makes every wrong result the right one.
+
+        Not where the numbers are right as they are: a palindrome is its own reverse.
+        """
+        wrong = [case for case in self.cases if not self.right(case)]
+        pairs = [(numbers(case.got), numbers(case.expected)) for case in wrong]
+        return bool(wrong) and all(
+            a is not None
+            and b is not None
+            and not _equal(a, b)
+            and _equal(of_got(a), of_expected(b))
+            for a, b in pairs
+        )
 
 
 def same(got: Any, expected: Any, rtol: float, atol: float) -> bool:
@@ -108,7 +135,9 @@ def numbers(value: Any) -> Any:
 
 def _equal(got: Any, expected: Any) -> bool:
     with np.errstate(all="ignore"):
-        return bool(np.allclose(got, expected, _RTOL, _ATOL))
+        return np.shape(got) == np.shape(expected) and bool(
+            np.allclose(got, expected, _RTOL, _ATOL)
+        )
 
 
 # --- what one result alone shows ------------------------------------------------------------------
@@ -143,12 +172,36 @@ def another_kind(check: Check) -> str | None:
 
 def single_precision(check: Check) -> str | None:
     """Right as far as float32 goes."""
-    case = check.cases[check.wrong]
-    dtype = str(getattr(case.got, "dtype", ""))
-    digits = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 3e-2}.get(dtype.split(".")[-1])
-    if digits and all(same(c.got, c.expected, digits, digits) for c in check.cases):
-        return f"right, but in {dtype.split('.')[-1]}: compute in float64 for all its digits."
+    got = check.cases[check.wrong].got
+    dtype = str(getattr(got, "dtype", "")).split(".")[-1]
+    digits = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 3e-2}.get(dtype)
+    if digits is None and _is_single(got):
+        dtype, digits = "single precision", 1e-5
+    if digits is None:
+        return None
+    near = sum(_near(case, digits) for case in check.cases)
+    if near == len(check.cases):
+        return f"right, but in {dtype}: compute in float64 for all its digits."
+    if 2 * near > len(check.cases):
+        return f"right on {near} of {len(check.cases)} inputs, but in {dtype}: compute in float64."
     return None
+
+
+def _near(case: Case, digits: float) -> bool:
+    expected = numbers(case.expected)
+    scale = float(np.max(np.abs(expected))) if expected is not None and expected.size else 0.0
+    return same(case.got, case.expected, digits, digits * scale)
+
+
+def _is_single(value: Any) -> bool:
+    """Whether float32 holds these numbers exactly, as it does by accident whole numbers only."""
+    found = numbers(value)
+    if found is None or not found.size or not np.isfinite(found).all():
+        return False
+    with np.errstate(over="ignore"):
+        single = found.astype(np.float32)
+    in_lowest_bits = (single.view(np.int32) & 0xFFF).any() and (found != np.round(found)).any()
+    return bool(np.array_equal(single, found) and in_lowest_bits)
 
 
 def shape(check: Check) -> str | None:
@@ -157,20 +210,19 @@ def shape(check: Check) -> str | None:
     got, expected = numbers(case.got), numbers(case.expected)
     if got is None or expected is None:
         return None
-    if got.ndim == 2 and got.T.shape == expected.shape and _equal(got.T, expected):
+    if got.ndim == 2 and check.agree(np.transpose):
         return "this is the transpose of the right result."
     if got.shape != expected.shape:
         if got.size == expected.size and _equal(got.ravel(), expected.ravel()):
             return f"the numbers are right; their shape should be {expected.shape}."
         return f"the result should have the shape {expected.shape}, not {got.shape}."
-    return _order(got, expected) if expected.size > 1 else None
+    return _order(check, expected.ndim) if expected.size > 1 else None
 
 
-def _order(got: Any, expected: Any) -> str | None:
-    for axis in range(expected.ndim):
-        if _equal(np.flip(got, axis), expected):
-            return "the right numbers in reversed order."
-    if _equal(np.sort(got, None), np.sort(expected, None)):
+def _order(check: Check, axes: int) -> str | None:
+    if any(check.agree(partial(np.flip, axis=axis)) for axis in range(axes)):
+        return "the right numbers in reversed order."
+    if check.agree(lambda a: np.sort(a, None), lambda b: np.sort(b, None)):
         return "the right numbers in another order."
     return None
 
@@ -224,7 +276,7 @@ def offset(check: Check) -> str | None:
     if pairs is None or np.allclose(pairs[1], pairs[1][0]):
         return None
     difference = pairs[0] - pairs[1]
-    if abs(difference[0]) < 1e-9 or not _equal(difference, difference[0]):
+    if abs(difference[0]) < 1e-9 or not np.allclose(difference, difference[0], _RTOL, _ATOL):
         return None
     sign = "plus" if difference[0] > 0 else "minus"
     return f"your result is the right one {sign} {abs(difference[0]):.6g}, on every input."
@@ -311,7 +363,9 @@ _CHANGES_OF_A_COUNT: tuple[tuple[str, Callable[[Any], Any]], ...] = (
 def other_arguments(check: Check) -> str | None:
     """Right for other arguments: two exchanged, one squared, one left out."""
     case = check.cases[check.wrong]
-    if numbers(case.got) is None or check.right(case):  # right in value: something else is amiss
+    got, expected = numbers(case.got), numbers(case.expected)
+    # Right in value, or but for rounding: something else is amiss.
+    if got is None or check.right(case) or (expected is not None and _equal(got, expected)):
         return None
     for text, change in _changes(check):
         with contextlib.suppress(Exception), warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -375,18 +429,55 @@ def _alike(a: Any, b: Any) -> bool:
 # --- what is left ---------------------------------------------------------------------------------
 
 
+def of_each_input(check: Check) -> str | None:
+    """A factor or a summand that differs between the inputs."""
+    each = check.each()
+    if each is None or any(b.size < 2 or np.allclose(b, b.flat[0]) for _, b in each):
+        return None
+    if _equal(*each[check.wrong]):
+        return None
+    factors = [float(np.vdot(a, b) / np.vdot(b, b)) for a, b in each]
+    this = check.wrong
+    multiples = all(f != 0 and _equal(a, f * b) for f, (a, b) in zip(factors, each, strict=True))
+    if multiples and not np.allclose(factors, factors[0]):
+        return (
+            "your result is a multiple of the right one, with a factor that differs between the "
+            f"inputs: {factors[this]:.6g} on this one."
+        )
+    summands = [float(np.mean(a - b)) for a, b in each]
+    shifted = all(_equal(a, b + c) for c, (a, b) in zip(summands, each, strict=True))
+    if shifted and not np.allclose(summands, summands[0]):
+        return (
+            "your result is the right one plus a number that differs between the inputs: "
+            f"{summands[this]:.6g} on this one."
+        )
+    return None
+
+
 def few_digits(check: Check) -> str | None:
     """Nearly right: a rounded constant, a coarse grid, a sample in place of a mean."""
-    pairs = check.pairs()
-    if pairs is None or not pairs[1].any():
+    each = check.each()
+    if each is None or not all(b.any() for _, b in each):
         return None
-    error = float(np.max(np.abs(pairs[0] - pairs[1])) / np.max(np.abs(pairs[1])))
+    errors = [float(np.max(np.abs(a - b)) / np.max(np.abs(b))) for a, b in each]
+    error = max(errors)
     # Of a single value, a wider range would lead to it by trial and error.
-    widest = 5e-3 if check.cases[check.wrong].arguments else 1e-3
+    widest = 1e-2 if check.cases[check.wrong].arguments else 1e-3
     if not 0 < error < widest or error <= 10 * check.rtol:
         return None
+    exact = sum(e <= max(1e-12, check.rtol) for e in errors)
+    if exact and error < 1e-3:
+        digits = math.floor(-math.log10(errors[check.wrong]))
+        return (
+            f"right on {exact} of {len(errors)} inputs, and here to about {digits} digits: are "
+            "nearly equal numbers subtracted here, or are there too few steps?"
+        )
     digits = math.floor(-math.log10(error))
-    return f"right to about {digits} digits: a rounded constant, a coarse grid or random numbers?"
+    return f"right to about {digits} digits: " + (
+        "single precision, or a difference of nearly equal numbers?"
+        if error < 1e-6
+        else "a rounded constant, a coarse grid, too few steps, or random numbers?"
+    )
 
 
 def right_elsewhere(check: Check) -> str | None:
@@ -421,6 +512,7 @@ KINDS: tuple[Callable[[Check], str | None], ...] = (
     relation,
     components,
     other_arguments,
+    of_each_input,
     few_digits,
     right_elsewhere,
     some_entries,
@@ -433,5 +525,7 @@ _KINDS_OF_A_VALUE = (not_a_number, another_kind, single_precision, length, shape
 
 def diagnose(check: Check) -> str | None:
     """What may be wrong, by the first kind of fault that fits; None if none does."""
+    if check.right(check.cases[check.wrong]):  # something else is amiss than the value
+        return None
     kinds = KINDS if check.cases[check.wrong].arguments else _KINDS_OF_A_VALUE
     return next((text for kind in kinds if (text := kind(check)) is not None), None)

@@ -34,6 +34,12 @@ def check(solution, answer, inputs=POINTS, rtol=1e-9):
         (lambda x, s: 1j * slope(x, s), "complex"),
         (lambda x, s: np.float32(slope(x, s)), "right, but in float32"),
         (lambda x, s: torch.tensor(slope(x, s), dtype=torch.bfloat16), "right, but in bfloat16"),
+        (lambda x, s: float(np.float32(slope(x, s))), "right, but in single precision"),
+        (lambda x, s: torch.tensor(slope(x, s)).item(), "right, but in single precision"),
+        (lambda x, s: np.float32(slope(x, s) if x != 0.7 else 9.0), "right on 5 of 6 inputs, but"),
+        (lambda x, s: slope(x, s) * (1 + 3e-7 * math.cos(9 * x)), "nearly equal numbers?"),
+        (lambda x, s: slope(x, s) * (1 + 3e-3 * math.cos(9 * x)), "too few steps"),
+        (lambda x, s: slope(x, s) * (1 + 4e-5 * (x == 0.7)), "right on 5 of 6 inputs, and here"),
         (lambda x, s: -slope(x, s), "the sign is wrong"),
         (lambda x, s: slope(x, s) / 2, "times 1/2, on every input"),
         (lambda x, s: slope(x, s) * math.sqrt(2) / 3, "times 1/3·√2, on every input"),
@@ -102,6 +108,48 @@ def test_arrays(answer, part):
     assert part in check(columns, answer, ARRAYS)
 
 
+ROWS = [(RNG.normal(size=(3, 4)),), (RNG.normal(size=(5, 2)),)]
+
+
+def shares(matrix):
+    return np.exp(matrix).sum(1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "part"),
+    [
+        (lambda m: shares(m) / shares(m).sum(), "a factor that differs between the inputs"),
+        (lambda m: shares(m) - shares(m).mean(), "a number that differs between the inputs"),
+        (lambda m: shares(m) * 1.5, "times 3/2, on every input"),
+    ],
+)
+def test_a_factor_or_summand_of_each_input(answer, part):
+    assert part in check(shares, answer, ROWS)
+
+
+# Answers that are right but for rounding, where a change of the result or of an argument changes
+# nothing: none of these may be named.
+INDIFFERENT = [
+    (lambda m: (m @ m.T).sum(1, keepdims=True), ROWS),  # an axis of length 1 is its own reverse
+    (lambda m: m @ m.T, ROWS),  # a symmetric matrix is its own transpose
+    (lambda m: np.full(4, m.sum()), ROWS),  # and equal numbers have no order
+    (lambda x, scale: x**2 / scale**2, POINTS),  # even in both
+    (lambda x, scale: (x - scale) ** 2 + abs(x * scale), POINTS),  # symmetric in both
+]
+
+
+@pytest.mark.parametrize(("solution", "inputs"), INDIFFERENT)
+def test_what_makes_no_difference_is_no_hint(solution, inputs):
+    for error in (2e-9, 2e-8, 2e-7, 2e-5):
+        hint = check(solution, lambda *a, e=error: solution(*a) * (1 + e), inputs)
+        assert hint is None or "digits" in hint
+
+
+def test_of_a_right_result_nothing_is_said():
+    cases = [Case(a, slope(*a), slope(*a)) for a in POINTS]
+    assert diagnose(Check(cases, 0, slope, ("x", "scale"), 1e-9, 1e-12)) is None
+
+
 def test_a_function_is_no_array():
     task = Exercise("columns", solution=columns, inputs=lambda rng: ARRAYS)
     assert "an array is asked for, not a function" in repr(task.check(lambda m: columns))
@@ -118,7 +166,7 @@ def pair(x, scale):
     [
         (lambda x, s: (x + s, -pair(x, s)[1]), "value 2 of 2 is wrong: the sign is wrong"),
         (lambda x, s: (2 * x + 2 * s, pair(x, s)[1]), "value 1 of 2 is wrong: your result is"),
-        (lambda x, s: (x + s, pair(x, s)[1] + 17 * x**3), "value 2 of 2 is wrong."),
+        (lambda x, s: (x + s, np.cos(17 * pair(x, s)[1])), "value 2 of 2 is wrong."),
         (lambda x, s: (x + s,), "2 values are asked for, not 1"),
         (lambda x, s: x + s, "2 values are asked for, as a tuple"),
     ],
