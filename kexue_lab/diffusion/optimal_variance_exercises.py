@@ -131,6 +131,7 @@ EXERCISES = (
                 "standard deviations added",
                 lambda *a: (a[4] + posterior_coefficients(*a[:5])[1] * math.sqrt(a[5])) ** 2,
                 "two independent noises: variances add, standard deviations do not.",
+                variants=(lambda *a: a[4] + posterior_coefficients(*a[:5])[1] * math.sqrt(a[5]),),
             ),
             Mistake(
                 "λ = ᾱ_u",

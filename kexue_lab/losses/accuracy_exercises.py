@@ -90,6 +90,7 @@ EXERCISES = (
                 "labels flipped",
                 lambda q: np.array([q / 2, 0, -(q**2 + q + 1) / 2, -q]),
                 "this balances two predicted positives; the data have one.",
+                variants=(lambda q: np.array([q, 0, -(q**2 + q + 1), -2 * q]),),
             ),
             Mistake(
                 "the other order",
@@ -100,6 +101,10 @@ EXERCISES = (
                 "a scale of its own",
                 lambda q: np.array([2, q + 1 + 1 / q, 0, -1]),
                 "right up to a factor: scale the coefficients such that the last one is −q.",
+                variants=(
+                    lambda q: np.array([1, (q + 1 + 1 / q) / 2, 0, -0.5]),
+                    lambda q: np.array([-2, -(q + 1 + 1 / q), 0, 1]),
+                ),
             ),
         ),
     ),
@@ -158,6 +163,7 @@ EXERCISES = (
                 "leaving the band",
                 lambda h: h / math.acosh(_TRIBONACCI),
                 "here the optimum leaves the band, but it is still finite.",
+                variants=(lambda h: 0.25 / math.acosh(_TRIBONACCI),),
             ),
             Mistake(
                 "always 0.5195",
