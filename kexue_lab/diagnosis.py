@@ -19,6 +19,7 @@ import numpy as np
 
 # Differences up to here are rounding, not another formula.
 _RTOL, _ATOL = 1e-7, 1e-10
+_MANY = 1000
 _UNITS = {"": 1.0, "π": math.pi, "√2": math.sqrt(2), "√π": math.sqrt(math.pi), "ln 2": math.log(2)}
 
 
@@ -40,6 +41,7 @@ class Check:
         wrong: index of the first wrong one.
         solution: the right function of the arguments.
         names: what the arguments are called.
+        observed: whether the results are not the student's own, but what was observed of them.
         rtol: relative tolerance of the exercise.
         atol: absolute tolerance of the exercise.
     """
@@ -50,6 +52,7 @@ class Check:
     names: Sequence[str]
     rtol: float
     atol: float
+    observed: bool = False
 
     def right(self, case: Case) -> bool:
         """Whether the case is right within the exercise's tolerance."""
@@ -59,10 +62,10 @@ class Check:
         """Result and right one of every case as arrays; None unless all are finite numbers."""
         found = []
         for case in self.cases:
-            a, b = numbers(case.got), numbers(case.expected)
-            if a is None or b is None or a.shape != b.shape:
+            a, b = leaves(case.got), leaves(case.expected)
+            if a is None or b is None or [v.shape for v in a] != [v.shape for v in b]:
                 return None
-            found.append((a, b))
+            found.append((a[0], b[0]) if len(a) == 1 else (_joined(a), _joined(b)))
         return found if all(np.isfinite(array).all() for pair in found for array in pair) else None
 
     def pairs(self) -> tuple[Any, Any] | None:
@@ -71,10 +74,7 @@ class Check:
         if each is None or not any(a.size for a, _ in each):
             return None
         got, expected = zip(*each, strict=True)
-        return (
-            np.concatenate([a.ravel() for a in got]),
-            np.concatenate([b.ravel() for b in expected]),
-        )
+        return _joined(got), _joined(expected)
 
     def agree(
         self, of_got: Callable[[Any], Any], of_expected: Callable[[Any], Any] = lambda b: b
@@ -131,6 +131,21 @@ def numbers(value: Any) -> Any:
     except Exception:
         return None
     return array.astype(float) if array.dtype.kind in "biuf" else None
+
+
+def leaves(value: Any) -> list[Any] | None:
+    """The value as arrays of real numbers, one or, of a list of unlike ones, more; None if not."""
+    array = numbers(value)
+    if array is not None:
+        return [array]
+    if not isinstance(value, (tuple, list)):
+        return None
+    parts = [leaves(entry) for entry in value]
+    return None if None in parts or not parts else [v for part in parts for v in part or ()]
+
+
+def _joined(arrays: Sequence[Any]) -> Any:
+    return np.concatenate([array.ravel() for array in arrays])
 
 
 def _equal(got: Any, expected: Any) -> bool:
@@ -213,7 +228,7 @@ def shape(check: Check) -> str | None:
     if got.ndim == 2 and check.agree(np.transpose):
         return "this is the transpose of the right result."
     if got.shape != expected.shape:
-        if got.size == expected.size and _equal(got.ravel(), expected.ravel()):
+        if all(_equal(*map(np.ravel, map(numbers, (c.got, c.expected)))) for c in check.cases):
             return f"the numbers are right; their shape should be {expected.shape}."
         return f"the result should have the shape {expected.shape}, not {got.shape}."
     return _order(check, expected.ndim) if expected.size > 1 else None
@@ -230,7 +245,7 @@ def _order(check: Check, axes: int) -> str | None:
 def length(check: Check) -> str | None:
     """Too few or too many values, or one value in place of several."""
     case = check.cases[check.wrong]
-    if not isinstance(case.expected, (tuple, list)):
+    if not isinstance(case.expected, (tuple, list)) or check.observed:
         return None
     count = len(case.expected)
     with contextlib.suppress(TypeError):
@@ -266,6 +281,8 @@ def _named(value: float) -> str:
             share = Fraction(value / unit**power).limit_denominator(16)
             if share and abs(share.numerator) <= 16 and _equal(float(share) * unit**power, value):
                 scale = f"·{name}" if power == 1 else f"/{name}"
+                if share == 1 and name and power == 1:
+                    return name
                 return f"{share}{scale if name else ''}"
     return ""
 
@@ -310,7 +327,7 @@ def relation(check: Check) -> str | None:
 
 def components(check: Check) -> str | None:
     """Of several results some are right, and one can be named that is wrong."""
-    if not all(
+    if check.observed or not all(
         isinstance(c.expected, tuple)
         and isinstance(c.got, (tuple, list))
         and len(c.got) == len(c.expected)
@@ -360,12 +377,27 @@ _CHANGES_OF_A_COUNT: tuple[tuple[str, Callable[[Any], Any]], ...] = (
 )
 
 
+def an_argument(check: Check) -> str | None:
+    """One of the arguments as it was given, on all inputs."""
+    case = check.cases[check.wrong]
+    for i, name in enumerate(check.names[: len(case.arguments)]):
+        if _numeric(case.arguments[i]) and all(
+            len(c.arguments) > i and same(c.got, c.arguments[i], _RTOL, _ATOL) for c in check.cases
+        ):
+            return f"your result is `{name}` as it was given, on every input."
+    return None
+
+
 def other_arguments(check: Check) -> str | None:
     """Right for other arguments: two exchanged, one squared, one left out."""
     case = check.cases[check.wrong]
-    got, expected = numbers(case.got), numbers(case.expected)
-    # Right in value, or but for rounding: something else is amiss.
-    if got is None or check.right(case) or (expected is not None and _equal(got, expected)):
+    # Right in value, or but for rounding: something else is amiss. And of yes or no every change
+    # may give the same by chance.
+    if (
+        leaves(case.got) is None
+        or same(case.got, case.expected, max(check.rtol, _RTOL), max(check.atol, _ATOL))
+        or isinstance(case.expected, (bool, np.bool_))
+    ):
         return None
     for text, change in _changes(check):
         with contextlib.suppress(Exception), warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -432,11 +464,14 @@ def _alike(a: Any, b: Any) -> bool:
 def of_each_input(check: Check) -> str | None:
     """A factor or a summand that differs between the inputs."""
     each = check.each()
-    if each is None or any(b.size < 2 or np.allclose(b, b.flat[0]) for _, b in each):
+    if each is None or _equal(*each[check.wrong]):
         return None
-    if _equal(*each[check.wrong]):
+    # Every number is a multiple of another: only results of several unlike ones tell.
+    telling = sum(b.size > 1 and not np.allclose(b, b.flat[0], 1e-6) for _, b in each)
+    if telling < 2 and telling < len(each):
         return None
-    factors = [float(np.vdot(a, b) / np.vdot(b, b)) for a, b in each]
+    with np.errstate(invalid="ignore"):
+        factors = [float(np.vdot(a, b) / np.vdot(b, b)) for a, b in each]
     this = check.wrong
     multiples = all(f != 0 and _equal(a, f * b) for f, (a, b) in zip(factors, each, strict=True))
     if multiples and not np.allclose(factors, factors[0]):
@@ -454,19 +489,38 @@ def of_each_input(check: Check) -> str | None:
     return None
 
 
+def rounded(check: Check) -> str | None:
+    """The right result with few digits: rounded to decimals, or to significant digits."""
+    pairs = check.pairs()
+    if pairs is None or pairs[0].size > _MANY or not (pairs[0] % 1).any():
+        return None
+    got, expected = pairs
+    for places in range(1, 11):
+        near = np.abs(got - expected) <= 0.51 * 10.0**-places
+        if near.all() and np.allclose(got, np.round(got, places), 1e-15, 0):
+            return (
+                f"your result is the right one, rounded to {places} decimals: leave it unrounded."
+            )
+        few = np.array([float(f"{value:.{places - 1}e}") for value in got])
+        size = 10.0 ** np.floor(np.log10(np.maximum(np.abs(expected), 1e-300)))
+        if np.all(np.abs(got - expected) <= 5.1 * size * 10.0**-places) and np.all(few == got):
+            return f"your result is the right one, rounded to {places} digits: leave it unrounded."
+    return None
+
+
 def few_digits(check: Check) -> str | None:
     """Nearly right: a rounded constant, a coarse grid, a sample in place of a mean."""
-    each = check.each()
-    if each is None or not all(b.any() for _, b in each):
+    pairs = check.pairs()
+    if pairs is None or not pairs[1].any():
         return None
-    errors = [float(np.max(np.abs(a - b)) / np.max(np.abs(b))) for a, b in each]
-    error = max(errors)
+    errors = [_error(case) for case in check.cases]
+    error = float(np.max(np.abs(pairs[0] - pairs[1])) / np.max(np.abs(pairs[1])))
     # Of a single value, a wider range would lead to it by trial and error.
     widest = 1e-2 if check.cases[check.wrong].arguments else 1e-3
-    if not 0 < error < widest or error <= 10 * check.rtol:
+    if not 0 < error < widest or max(errors) > 5 * widest or max(errors) <= 10 * check.rtol:
         return None
     exact = sum(e <= max(1e-12, check.rtol) for e in errors)
-    if exact and error < 1e-3:
+    if 2 * exact >= len(errors) and max(errors) < 1e-3:
         digits = math.floor(-math.log10(errors[check.wrong]))
         return (
             f"right on {exact} of {len(errors)} inputs, and here to about {digits} digits: are "
@@ -474,10 +528,20 @@ def few_digits(check: Check) -> str | None:
         )
     digits = math.floor(-math.log10(error))
     return f"right to about {digits} digits: " + (
-        "single precision, or a difference of nearly equal numbers?"
+        "single precision, a rounded number, or a difference of nearly equal ones?"
         if error < 1e-6
         else "a rounded constant, a coarse grid, too few steps, or random numbers?"
     )
+
+
+def _error(case: Case) -> float:
+    """The largest error of a result's arrays, each in units of its largest number."""
+    worst = 0.0
+    for a, b in zip(leaves(case.got) or (), leaves(case.expected) or (), strict=True):
+        off = float(np.max(np.abs(a - b), initial=0.0))
+        size = float(np.max(np.abs(b), initial=0.0))
+        worst = max(worst, off / size if size else (math.inf if off else 0.0))
+    return worst
 
 
 def right_elsewhere(check: Check) -> str | None:
@@ -485,7 +549,10 @@ def right_elsewhere(check: Check) -> str | None:
     right = [case for case in check.cases if check.right(case)]
     if not right or len(right) == len(check.cases):
         return None
-    return f"right on {len(right)} of {len(check.cases)} inputs: which case is different here?"
+    count = f"right on {len(right)} of {len(check.cases)} inputs"
+    if 2 * len(right) < len(check.cases):
+        return f"{count} only: what is simpler there?"
+    return f"{count}: which case is different here?"
 
 
 def some_entries(check: Check) -> str | None:
@@ -509,10 +576,12 @@ KINDS: tuple[Callable[[Check], str | None], ...] = (
     shape,
     factor,
     offset,
-    relation,
     components,
+    relation,
+    an_argument,
     other_arguments,
     of_each_input,
+    rounded,
     few_digits,
     right_elsewhere,
     some_entries,

@@ -270,7 +270,8 @@ class Exercise:
         hint = self._named(cases, trials, index)
         if hint is None and self.judge is None:
             names = self._names(len(cases[index].arguments))
-            check = Check(cases, index, self._solve, names, self.rtol, self.atol)
+            observed = self.observe is not None
+            check = Check(cases, index, self._solve, names, self.rtol, self.atol, observed)
             hint = _diagnosed(check)
         if hint is None and any(trial.changed for trial in trials):
             hint = "your function changes its arguments in place: work on copies."

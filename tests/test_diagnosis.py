@@ -1,6 +1,7 @@
 """Each kind of fault in an answer is recognised, and none where there is none."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -37,7 +38,10 @@ def check(solution, answer, inputs=POINTS, rtol=1e-9):
         (lambda x, s: float(np.float32(slope(x, s))), "right, but in single precision"),
         (lambda x, s: torch.tensor(slope(x, s)).item(), "right, but in single precision"),
         (lambda x, s: np.float32(slope(x, s) if x != 0.7 else 9.0), "right on 5 of 6 inputs, but"),
-        (lambda x, s: slope(x, s) * (1 + 3e-7 * math.cos(9 * x)), "nearly equal numbers?"),
+        (
+            lambda x, s: slope(x, s) * (1 + 3e-7 * math.cos(9 * x)),
+            "difference of nearly equal ones?",
+        ),
         (lambda x, s: slope(x, s) * (1 + 3e-3 * math.cos(9 * x)), "too few steps"),
         (lambda x, s: slope(x, s) * (1 + 4e-5 * (x == 0.7)), "right on 5 of 6 inputs, and here"),
         (lambda x, s: -slope(x, s), "the sign is wrong"),
@@ -59,10 +63,17 @@ def check(solution, answer, inputs=POINTS, rtol=1e-9):
         (lambda x, s: slope(1 - x, s), "right if 1 − `x` stood for `x`"),
         (lambda x, s: slope(x, 1), "right if `scale` were 1"),
         (lambda x, s: slope(x, 2 * s), "right if `scale` were doubled"),
-        (lambda x, s: round(slope(x, s), 5), "digits"),
+        (lambda x, s: round(slope(x, s), 5), "rounded to 5 decimals"),
+        (lambda x, s: round(slope(x, s), 8), "rounded to 8 decimals"),
+        (lambda x, s: float(f"{slope(x, s):.4g}"), "rounded to 4 digits"),
+        (lambda x, s: x, "your result is `x` as it was given"),
+        (lambda x, s: slope(x, s) * math.log(2), "times ln 2, on every input"),
         (lambda x, s: slope(x, s) * 3.1416 / math.pi, "right to about 5 digits"),
         (lambda x, s: slope(x, s) / 16, "times 1/16, on every input"),
-        (lambda x, s: slope(x, s) if x == 0.7 else 0.0, "right on 1 of 6 inputs"),
+        (
+            lambda x, s: slope(x, s) if x == 0.7 else 0.0,
+            "right on 1 of 6 inputs only: what is simpler there?",
+        ),
         (lambda x, s: slope(x, s) if x != 0.7 else 0.0, "right on 5 of 6 inputs"),
         (lambda x, s: "text", "a number is asked for, not a str"),
         (lambda x, s: {}, "a number is asked for, not a dict"),
@@ -167,12 +178,34 @@ def pair(x, scale):
         (lambda x, s: (x + s, -pair(x, s)[1]), "value 2 of 2 is wrong: the sign is wrong"),
         (lambda x, s: (2 * x + 2 * s, pair(x, s)[1]), "value 1 of 2 is wrong: your result is"),
         (lambda x, s: (x + s, np.cos(17 * pair(x, s)[1])), "value 2 of 2 is wrong."),
+        (lambda x, s: tuple(v / 2 for v in pair(x, s)), "times 1/2, on every input"),
+        (lambda x, s: pair(x, -s), "right if `scale` had the other sign"),
+        (lambda x, s: pair(x, s)[1], "2 values are asked for, not 3"),
         (lambda x, s: (x + s,), "2 values are asked for, not 1"),
         (lambda x, s: x + s, "2 values are asked for, as a tuple"),
     ],
 )
 def test_several_values(answer, part):
     assert part in check(pair, answer)
+
+
+def test_what_was_observed_is_not_the_students_own():
+    cases = [Case(a, (a[0], -a[1]), (a[0], a[1])) for a in POINTS]
+    known = Check(cases, 0, lambda x, s: (x, s), ("x", "scale"), 1e-9, 1e-12)
+    assert diagnose(known).startswith("value 2 of 2")
+    assert "value" not in str(diagnose(replace(known, observed=True)))
+
+
+def test_of_yes_and_no_nothing_is_guessed():
+    inputs = [(b, 1.0) for b in (0.1, -0.1, 0.3, 0.6)]
+    hint = check(lambda b, scale: 0 < b < 0.25, lambda b, scale: b < 0.25, inputs)
+    assert hint == "right on 3 of 4 inputs: which case is different here?"
+
+
+def test_the_numbers_are_right_only_if_they_are_on_every_input():
+    inputs = [(RNG.normal(size=(n, 4)),) for n in (1, 3)]
+    hint = check(lambda m: m @ m.T, lambda m: np.diag(m @ m.T), inputs)
+    assert hint == "the result should have the shape (1, 1), not (1,)."
 
 
 def test_of_one_value_every_other_is_a_multiple():
