@@ -257,6 +257,44 @@ def length(check: Check) -> str | None:
 # --- what all inputs show together ----------------------------------------------------------------
 
 
+def by_a_size(check: Check) -> str | None:
+    """A factor that is the length of an argument: a sum for a mean, n for n − 1."""
+    each = check.each()
+    if each is None or not all(b.any() for _, b in each) or _equal(*each[check.wrong]):
+        return None
+    factors = np.array([float(np.vdot(a, b) / np.vdot(b, b)) for a, b in each])
+    if not all(_equal(a, f * b) for f, (a, b) in zip(factors, each, strict=True)):
+        return None
+    for name, sizes in _sizes(check):
+        # Of a small number that is always the same it would be chance.
+        if sizes.min() < 3 or (sizes.max() < 5 and np.all(sizes == sizes[0])):
+            continue
+        if _equal(factors, sizes):
+            return f"your result is the right one times {name}: is it a sum and no mean?"
+        if _equal(factors, 1 / sizes):
+            return f"your result is the right one divided by {name}: is it a mean and no sum?"
+        if _equal(factors, sizes / (sizes - 1)):
+            return f"your result is divided by n − 1 where n belongs, {name}."
+        if _equal(factors, (sizes - 1) / sizes):
+            return f"your result is divided by n where n − 1 belongs; n is {name}."
+    return None
+
+
+def _sizes(check: Check) -> Iterator[tuple[str, Any]]:
+    """What counts in the arguments: their lengths and whole numbers, for each case."""
+    for i, name in enumerate(check.names[: len(check.cases[0].arguments)]):
+        found = [case.arguments[i] for case in check.cases]
+        if all(isinstance(a, int) and not isinstance(a, bool) for a in found):
+            yield f"`{name}`", np.array(found, float)
+            continue
+        shapes = {len(np.shape(a)) for a in found} if all(map(_numeric, found)) else {0}
+        for axis in range(shapes.pop() if len(shapes) == 1 else 0):
+            what = f"the length of `{name}`" + (
+                f" along axis {axis}" if np.ndim(found[0]) > 1 else ""
+            )
+            yield what, np.array([np.shape(a)[axis] for a in found], float)
+
+
 def factor(check: Check) -> str | None:
     """A constant factor or a sign on all inputs."""
     pairs = check.pairs()
@@ -574,6 +612,7 @@ KINDS: tuple[Callable[[Check], str | None], ...] = (
     single_precision,
     length,
     shape,
+    by_a_size,
     factor,
     offset,
     components,

@@ -119,6 +119,30 @@ def test_arrays(answer, part):
     assert part in check(columns, answer, ARRAYS)
 
 
+DATA = [(RNG.normal(size=n),) for n in (6, 9, 14)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "part"),
+    [
+        (lambda x: x.var() * len(x), "times the length of `x`: is it a sum"),
+        (lambda x: x.var() / len(x), "divided by the length of `x`: is it a mean"),
+        (lambda x: x.var(ddof=1), "divided by n − 1 where n belongs, the length of `x`"),
+        (lambda x: 2 * x.var(), "times 2, on every input"),
+    ],
+)
+def test_a_length_as_a_factor(answer, part):
+    assert part in check(lambda x: x.var(), answer, DATA)
+
+
+def test_the_other_variance_and_a_whole_number():
+    assert "divided by n where n − 1 belongs" in check(lambda x: x.var(ddof=1), np.var, DATA)
+    counts = [(7, 0.3), (11, 0.9)]
+    assert "times `n`" in check(lambda n, y: y**n, lambda n, y: n * y**n, counts)
+    pairs = [(RNG.normal(size=2),) for _ in range(4)]  # a 2 there is as likely another 2
+    assert check(lambda x: x.var(), lambda x: 2 * x.var(), pairs).endswith("2, on every input.")
+
+
 ROWS = [(RNG.normal(size=(3, 4)),), (RNG.normal(size=(5, 2)),)]
 
 

@@ -73,11 +73,17 @@ EXERCISES = (
                 "the closed interval",
                 lambda b: 0 <= b <= 0.25,
                 "at b = 0 and at b = 1/4 one score is exactly 0 and classifies nothing.",
+                variants=(lambda b: 0 <= b < 0.25, lambda b: 0 < b <= 0.25),
             ),
             Mistake(
                 "everything left of 1/4",
                 lambda b: b < 0.25,
                 "the point at 0 has the label -1: it needs 0 - b < 0.",
+            ),
+            Mistake(
+                "everything right of 0",
+                lambda b: b > 0,
+                "the point at 1/4 has the label +1: it needs 1/4 − b > 0.",
             ),
         ),
     ),

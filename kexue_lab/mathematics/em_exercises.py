@@ -267,6 +267,20 @@ EXERCISES = (
                 "Bayes' rule normalises the joint: add log π_k to the log density.",
             ),
             Mistake(
+                "weights without a logarithm",
+                lambda x, weights, means: torch.softmax(
+                    weights - 0.5 * (x[:, None] - means) ** 2, 1
+                ),
+                "weight times density: in logarithms that is log π_k, not π_k, that is added.",
+            ),
+            Mistake(
+                "no half in the exponent",
+                lambda x, weights, means: torch.softmax(
+                    weights.log() - (x[:, None] - means) ** 2, 1
+                ),
+                "the density with variance 1 has the exponent −(x − μ)²/2.",
+            ),
+            Mistake(
                 "over the data",
                 _over_the_data,
                 "the components share each point: normalise over k, not over n.",
