@@ -476,10 +476,11 @@ def _explains(check: Check, change: Callable[[list[Any]], None]) -> bool:
 
     The first wrong case comes first: most changes are ruled out by it alone.
     """
+    rtol = min(max(_RTOL, check.rtol), 1e-4)
     for case in [check.cases[check.wrong], *check.cases]:
         arguments = list(case.arguments)
         change(arguments)
-        if not same(case.got, check.solution(*arguments), _RTOL, _ATOL):
+        if not same(case.got, check.solution(*arguments), rtol, _ATOL):
             return False
     return True
 
@@ -497,6 +498,42 @@ def _alike(a: Any, b: Any) -> bool:
 
 
 # --- what is left ---------------------------------------------------------------------------------
+
+
+def by_an_argument(check: Check) -> str | None:
+    """A factor that is a number among the arguments, or its square or root."""
+    each = check.each()
+    if each is None or not all(b.any() for _, b in each) or _equal(*each[check.wrong]):
+        return None
+    factors = np.array([float(np.vdot(a, b) / np.vdot(b, b)) for a, b in each])
+    if not factors.all() or not all(
+        _equal(a, f * b) for f, (a, b) in zip(factors, each, strict=True)
+    ):
+        return None
+    for i, name in enumerate(check.names[: len(check.cases[0].arguments)]):
+        found = [case.arguments[i] for case in check.cases]
+        if not all(_numeric(value) and np.ndim(value) == 0 and value > 0 for value in found):
+            continue
+        values = np.array(found, float)
+        if len(set(values)) < min(3, len(values)):  # two inputs agree too easily
+            continue
+        for power, text in _POWERS:
+            share = factors / values**power
+            constant = _named(float(share[0])) if _equal(share, share[0] + 0 * share) else ""
+            if constant:
+                times = "" if constant == "1" else f"{constant} · "
+                return f"your result is the right one times {times}{text.format(f'`{name}`')}."
+    return None
+
+
+_POWERS = (
+    (1, "{}"),
+    (-1, "1/{}"),
+    (2, "{}²"),
+    (-2, "1/{}²"),
+    (0.5, "√{}"),
+    (-0.5, "1/√{}"),
+)
 
 
 def of_each_input(check: Check) -> str | None:
@@ -555,7 +592,7 @@ def few_digits(check: Check) -> str | None:
     error = float(np.max(np.abs(pairs[0] - pairs[1])) / np.max(np.abs(pairs[1])))
     # Of a single value, a wider range would lead to it by trial and error.
     widest = 1e-2 if check.cases[check.wrong].arguments else 1e-3
-    if not 0 < error < widest or max(errors) > 5 * widest or max(errors) <= 10 * check.rtol:
+    if not 0 < error < widest or max(errors) > 20 * widest or max(errors) <= 10 * check.rtol:
         return None
     exact = sum(e <= max(1e-12, check.rtol) for e in errors)
     if 2 * exact >= len(errors) and max(errors) < 1e-3:
@@ -619,6 +656,7 @@ KINDS: tuple[Callable[[Check], str | None], ...] = (
     relation,
     an_argument,
     other_arguments,
+    by_an_argument,
     of_each_input,
     rounded,
     few_digits,

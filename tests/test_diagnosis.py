@@ -119,6 +119,26 @@ def test_arrays(answer, part):
     assert part in check(columns, answer, ARRAYS)
 
 
+@pytest.mark.parametrize(
+    ("answer", "part"),
+    [
+        (lambda x, s: slope(x, s) * s, "the right one times `scale`."),
+        (lambda x, s: slope(x, s) / s, "the right one times 1/`scale`."),
+        (lambda x, s: slope(x, s) * x**2 / 2, "the right one times 1/2 · `x`²."),
+        (lambda x, s: slope(x, s) / math.sqrt(x), "the right one times 1/√`x`."),
+    ],
+)
+def test_an_argument_as_a_factor(answer, part):
+    assert part in check(slope, answer)
+
+
+def test_coarse_solutions_are_found_at_other_arguments_too():
+    def coarse(x, rate):
+        return round(x - rate * math.sin(x), 5)
+
+    assert "`rate` were 1" in check(coarse, lambda x, rate: x - math.sin(x), rtol=1e-4)
+
+
 DATA = [(RNG.normal(size=n),) for n in (6, 9, 14)]
 
 

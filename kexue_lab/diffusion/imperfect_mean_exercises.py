@@ -210,6 +210,14 @@ EXERCISES = (
                 "g for its logarithm",
                 lambda log_g, noise, eps: (0.5 * (log_g + (noise - eps) ** 2 / log_g)).mean(),
                 "the head gives ln g: divide by its exponential.",
+                variants=(
+                    lambda log_g, noise, eps: (
+                        0.5 * (log_g + (noise - eps).detach() ** 2 * log_g.exp())
+                    ).mean(),
+                    lambda log_g, noise, eps: (
+                        0.5 * (log_g + (noise - eps).detach() ** 2 / log_g)
+                    ).mean(),
+                ),
             ),
             Mistake(
                 "without the logarithm",

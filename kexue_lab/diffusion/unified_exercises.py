@@ -35,6 +35,7 @@ def _texts(rng: np.random.Generator) -> Inputs:
         guess = [int(v) for v in rng.integers(0, 4, length)]
         guess[0] = (x[0] + 1) % 4  # at least one difference
         yield x, tuple(guess)
+    yield (2, 0, 1), (1, 0, 0)  # from the left the states are sorted, above from the right
     yield (2, 0, 1), (2, 0, 1)
 
 

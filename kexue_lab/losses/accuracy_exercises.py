@@ -141,6 +141,7 @@ EXERCISES = (
                 "the noise of the difference",
                 lambda h: 4 * h * _SIGMA * math.sqrt(2),
                 "this is s = σ√2, the noise of the difference of two logits; divide by √2.",
+                variants=(lambda h: 4 * h * round(_SIGMA * math.sqrt(2), 6),),
             ),
             Mistake(
                 "always 0.2202",

@@ -213,6 +213,7 @@ def _incremental(
     frozen: bool = False,
     full: bool = False,
     first: bool = False,
+    entropy: bool = True,
 ) -> Tensor:
     def log_joint() -> Tensor:
         constant = 0.5 * math.log(2 * math.pi)
@@ -229,7 +230,7 @@ def _incremental(
         if likelihood:
             values.append(-torch.logsumexp(log_joint(), 1).mean())
         else:
-            values.append((torch.xlogy(resp, resp) - resp * log_joint()).sum(1).mean())
+            values.append((torch.xlogy(resp, resp) * entropy - resp * log_joint()).sum(1).mean())
     return torch.stack(values)
 
 
@@ -417,6 +418,11 @@ EXERCISES = (
                 "minus the likelihood",
                 _minus_likelihood,
                 "this is -L, which may rise under partial E-steps: use the present r in G.",
+            ),
+            Mistake(
+                "no entropy",
+                lambda *a: _incremental(*a, likelihood=False, entropy=False),
+                "G has two terms: the mean of −log joint under r, and the term r log r.",
             ),
             Mistake(
                 "one M-step per sweep",
