@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from itertools import combinations
 from numbers import Rational
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 
 # Differences up to here are rounding, not another formula.
 _RTOL, _ATOL = 1e-7, 1e-10
+_MANY = 1000
 _UNITS = {"": 1.0, "π": math.pi, "√2": math.sqrt(2), "√π": math.sqrt(math.pi), "ln 2": math.log(2)}
 
 
@@ -39,6 +41,7 @@ class Check:
         wrong: index of the first wrong one.
         solution: the right function of the arguments.
         names: what the arguments are called.
+        observed: whether the results are not the student's own, but what was observed of them.
         rtol: relative tolerance of the exercise.
         atol: absolute tolerance of the exercise.
     """
@@ -49,22 +52,46 @@ class Check:
     names: Sequence[str]
     rtol: float
     atol: float
+    observed: bool = False
 
     def right(self, case: Case) -> bool:
         """Whether the case is right within the exercise's tolerance."""
         return same(case.got, case.expected, self.rtol, self.atol)
 
+    def each(self) -> list[tuple[Any, Any]] | None:
+        """Result and right one of every case as arrays; None unless all are finite numbers."""
+        found = []
+        for case in self.cases:
+            a, b = leaves(case.got), leaves(case.expected)
+            if a is None or b is None or [v.shape for v in a] != [v.shape for v in b]:
+                return None
+            found.append((a[0], b[0]) if len(a) == 1 else (_joined(a), _joined(b)))
+        return found if all(np.isfinite(array).all() for pair in found for array in pair) else None
+
     def pairs(self) -> tuple[Any, Any] | None:
         """All results and all right ones as two long arrays; None unless they are numbers."""
-        got, expected = [], []
-        for case in self.cases:
-            a, b = numbers(case.got), numbers(case.expected)
-            if a is None or b is None or a.shape != b.shape:
-                return None
-            got.append(a.ravel())
-            expected.append(b.ravel())
-        a, b = np.concatenate(got), np.concatenate(expected)
-        return (a, b) if a.size and np.isfinite(a).all() and np.isfinite(b).all() else None
+        each = self.each()
+        if each is None or not any(a.size for a, _ in each):
+            return None
+        got, expected = zip(*each, strict=True)
+        return _joined(got), _joined(expected)
+
+    def agree(
+        self, of_got: Callable[[Any], Any], of_expected: Callable[[Any], Any] = lambda b: b
+    ) -> bool:
+        """Whether a rearrangement makes every wrong result the right one.
+
+        Not where the numbers are right as they are: a palindrome is its own reverse.
+        """
+        wrong = [case for case in self.cases if not self.right(case)]
+        pairs = [(numbers(case.got), numbers(case.expected)) for case in wrong]
+        return bool(wrong) and all(
+            a is not None
+            and b is not None
+            and not _equal(a, b)
+            and _equal(of_got(a), of_expected(b))
+            for a, b in pairs
+        )
 
 
 def same(got: Any, expected: Any, rtol: float, atol: float) -> bool:
@@ -106,9 +133,26 @@ def numbers(value: Any) -> Any:
     return array.astype(float) if array.dtype.kind in "biuf" else None
 
 
+def leaves(value: Any) -> list[Any] | None:
+    """The value as arrays of real numbers, one or, of a list of unlike ones, more; None if not."""
+    array = numbers(value)
+    if array is not None:
+        return [array]
+    if not isinstance(value, (tuple, list)):
+        return None
+    parts = [leaves(entry) for entry in value]
+    return None if None in parts or not parts else [v for part in parts for v in part or ()]
+
+
+def _joined(arrays: Sequence[Any]) -> Any:
+    return np.concatenate([array.ravel() for array in arrays])
+
+
 def _equal(got: Any, expected: Any) -> bool:
     with np.errstate(all="ignore"):
-        return bool(np.allclose(got, expected, _RTOL, _ATOL))
+        return np.shape(got) == np.shape(expected) and bool(
+            np.allclose(got, expected, _RTOL, _ATOL)
+        )
 
 
 # --- what one result alone shows ------------------------------------------------------------------
@@ -143,12 +187,36 @@ def another_kind(check: Check) -> str | None:
 
 def single_precision(check: Check) -> str | None:
     """Right as far as float32 goes."""
-    case = check.cases[check.wrong]
-    dtype = str(getattr(case.got, "dtype", ""))
-    digits = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 3e-2}.get(dtype.split(".")[-1])
-    if digits and all(same(c.got, c.expected, digits, digits) for c in check.cases):
-        return f"right, but in {dtype.split('.')[-1]}: compute in float64 for all its digits."
+    got = check.cases[check.wrong].got
+    dtype = str(getattr(got, "dtype", "")).split(".")[-1]
+    digits = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 3e-2}.get(dtype)
+    if digits is None and _is_single(got):
+        dtype, digits = "single precision", 1e-5
+    if digits is None:
+        return None
+    near = sum(_near(case, digits) for case in check.cases)
+    if near == len(check.cases):
+        return f"right, but in {dtype}: compute in float64 for all its digits."
+    if 2 * near > len(check.cases):
+        return f"right on {near} of {len(check.cases)} inputs, but in {dtype}: compute in float64."
     return None
+
+
+def _near(case: Case, digits: float) -> bool:
+    expected = numbers(case.expected)
+    scale = float(np.max(np.abs(expected))) if expected is not None and expected.size else 0.0
+    return same(case.got, case.expected, digits, digits * scale)
+
+
+def _is_single(value: Any) -> bool:
+    """Whether float32 holds these numbers exactly, as it does by accident whole numbers only."""
+    found = numbers(value)
+    if found is None or not found.size or not np.isfinite(found).all():
+        return False
+    with np.errstate(over="ignore"):
+        single = found.astype(np.float32)
+    in_lowest_bits = (single.view(np.int32) & 0xFFF).any() and (found != np.round(found)).any()
+    return bool(np.array_equal(single, found) and in_lowest_bits)
 
 
 def shape(check: Check) -> str | None:
@@ -157,20 +225,19 @@ def shape(check: Check) -> str | None:
     got, expected = numbers(case.got), numbers(case.expected)
     if got is None or expected is None:
         return None
-    if got.ndim == 2 and got.T.shape == expected.shape and _equal(got.T, expected):
+    if got.ndim == 2 and check.agree(np.transpose):
         return "this is the transpose of the right result."
     if got.shape != expected.shape:
-        if got.size == expected.size and _equal(got.ravel(), expected.ravel()):
+        if all(_equal(*map(np.ravel, map(numbers, (c.got, c.expected)))) for c in check.cases):
             return f"the numbers are right; their shape should be {expected.shape}."
         return f"the result should have the shape {expected.shape}, not {got.shape}."
-    return _order(got, expected) if expected.size > 1 else None
+    return _order(check, expected.ndim) if expected.size > 1 else None
 
 
-def _order(got: Any, expected: Any) -> str | None:
-    for axis in range(expected.ndim):
-        if _equal(np.flip(got, axis), expected):
-            return "the right numbers in reversed order."
-    if _equal(np.sort(got, None), np.sort(expected, None)):
+def _order(check: Check, axes: int) -> str | None:
+    if any(check.agree(partial(np.flip, axis=axis)) for axis in range(axes)):
+        return "the right numbers in reversed order."
+    if check.agree(lambda a: np.sort(a, None), lambda b: np.sort(b, None)):
         return "the right numbers in another order."
     return None
 
@@ -178,7 +245,7 @@ def _order(got: Any, expected: Any) -> str | None:
 def length(check: Check) -> str | None:
     """Too few or too many values, or one value in place of several."""
     case = check.cases[check.wrong]
-    if not isinstance(case.expected, (tuple, list)):
+    if not isinstance(case.expected, (tuple, list)) or check.observed:
         return None
     count = len(case.expected)
     with contextlib.suppress(TypeError):
@@ -188,6 +255,44 @@ def length(check: Check) -> str | None:
 
 
 # --- what all inputs show together ----------------------------------------------------------------
+
+
+def by_a_size(check: Check) -> str | None:
+    """A factor that is the length of an argument: a sum for a mean, n for n − 1."""
+    each = check.each()
+    if each is None or not all(b.any() for _, b in each) or _equal(*each[check.wrong]):
+        return None
+    factors = np.array([float(np.vdot(a, b) / np.vdot(b, b)) for a, b in each])
+    if not all(_equal(a, f * b) for f, (a, b) in zip(factors, each, strict=True)):
+        return None
+    for name, sizes in _sizes(check):
+        # Of a small number that is always the same it would be chance.
+        if sizes.min() < 3 or (sizes.max() < 5 and np.all(sizes == sizes[0])):
+            continue
+        if _equal(factors, sizes):
+            return f"your result is the right one times {name}: is it a sum and no mean?"
+        if _equal(factors, 1 / sizes):
+            return f"your result is the right one divided by {name}: is it a mean and no sum?"
+        if _equal(factors, sizes / (sizes - 1)):
+            return f"your result is divided by n − 1 where n belongs, {name}."
+        if _equal(factors, (sizes - 1) / sizes):
+            return f"your result is divided by n where n − 1 belongs; n is {name}."
+    return None
+
+
+def _sizes(check: Check) -> Iterator[tuple[str, Any]]:
+    """What counts in the arguments: their lengths and whole numbers, for each case."""
+    for i, name in enumerate(check.names[: len(check.cases[0].arguments)]):
+        found = [case.arguments[i] for case in check.cases]
+        if all(isinstance(a, int) and not isinstance(a, bool) for a in found):
+            yield f"`{name}`", np.array(found, float)
+            continue
+        shapes = {len(np.shape(a)) for a in found} if all(map(_numeric, found)) else {0}
+        for axis in range(shapes.pop() if len(shapes) == 1 else 0):
+            what = f"the length of `{name}`" + (
+                f" along axis {axis}" if np.ndim(found[0]) > 1 else ""
+            )
+            yield what, np.array([np.shape(a)[axis] for a in found], float)
 
 
 def factor(check: Check) -> str | None:
@@ -214,6 +319,8 @@ def _named(value: float) -> str:
             share = Fraction(value / unit**power).limit_denominator(16)
             if share and abs(share.numerator) <= 16 and _equal(float(share) * unit**power, value):
                 scale = f"·{name}" if power == 1 else f"/{name}"
+                if share == 1 and name and power == 1:
+                    return name
                 return f"{share}{scale if name else ''}"
     return ""
 
@@ -224,7 +331,7 @@ def offset(check: Check) -> str | None:
     if pairs is None or np.allclose(pairs[1], pairs[1][0]):
         return None
     difference = pairs[0] - pairs[1]
-    if abs(difference[0]) < 1e-9 or not _equal(difference, difference[0]):
+    if abs(difference[0]) < 1e-9 or not np.allclose(difference, difference[0], _RTOL, _ATOL):
         return None
     sign = "plus" if difference[0] > 0 else "minus"
     return f"your result is the right one {sign} {abs(difference[0]):.6g}, on every input."
@@ -258,7 +365,7 @@ def relation(check: Check) -> str | None:
 
 def components(check: Check) -> str | None:
     """Of several results some are right, and one can be named that is wrong."""
-    if not all(
+    if check.observed or not all(
         isinstance(c.expected, tuple)
         and isinstance(c.got, (tuple, list))
         and len(c.got) == len(c.expected)
@@ -308,10 +415,27 @@ _CHANGES_OF_A_COUNT: tuple[tuple[str, Callable[[Any], Any]], ...] = (
 )
 
 
+def an_argument(check: Check) -> str | None:
+    """One of the arguments as it was given, on all inputs."""
+    case = check.cases[check.wrong]
+    for i, name in enumerate(check.names[: len(case.arguments)]):
+        if _numeric(case.arguments[i]) and all(
+            len(c.arguments) > i and same(c.got, c.arguments[i], _RTOL, _ATOL) for c in check.cases
+        ):
+            return f"your result is `{name}` as it was given, on every input."
+    return None
+
+
 def other_arguments(check: Check) -> str | None:
     """Right for other arguments: two exchanged, one squared, one left out."""
     case = check.cases[check.wrong]
-    if numbers(case.got) is None or check.right(case):  # right in value: something else is amiss
+    # Right in value, or but for rounding: something else is amiss. And of yes or no every change
+    # may give the same by chance.
+    if (
+        leaves(case.got) is None
+        or same(case.got, case.expected, max(check.rtol, _RTOL), max(check.atol, _ATOL))
+        or isinstance(case.expected, (bool, np.bool_))
+    ):
         return None
     for text, change in _changes(check):
         with contextlib.suppress(Exception), warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -352,10 +476,11 @@ def _explains(check: Check, change: Callable[[list[Any]], None]) -> bool:
 
     The first wrong case comes first: most changes are ruled out by it alone.
     """
+    rtol = min(max(_RTOL, check.rtol), 1e-4)
     for case in [check.cases[check.wrong], *check.cases]:
         arguments = list(case.arguments)
         change(arguments)
-        if not same(case.got, check.solution(*arguments), _RTOL, _ATOL):
+        if not same(case.got, check.solution(*arguments), rtol, _ATOL):
             return False
     return True
 
@@ -375,18 +500,123 @@ def _alike(a: Any, b: Any) -> bool:
 # --- what is left ---------------------------------------------------------------------------------
 
 
+def by_an_argument(check: Check) -> str | None:
+    """A factor that is a number among the arguments, or its square or root."""
+    each = check.each()
+    if each is None or not all(b.any() for _, b in each) or _equal(*each[check.wrong]):
+        return None
+    factors = np.array([float(np.vdot(a, b) / np.vdot(b, b)) for a, b in each])
+    if not factors.all() or not all(
+        _equal(a, f * b) for f, (a, b) in zip(factors, each, strict=True)
+    ):
+        return None
+    for i, name in enumerate(check.names[: len(check.cases[0].arguments)]):
+        found = [case.arguments[i] for case in check.cases]
+        if not all(_numeric(value) and np.ndim(value) == 0 and value > 0 for value in found):
+            continue
+        values = np.array(found, float)
+        if len(set(values)) < min(3, len(values)):  # two inputs agree too easily
+            continue
+        for power, text in _POWERS:
+            share = factors / values**power
+            constant = _named(float(share[0])) if _equal(share, share[0] + 0 * share) else ""
+            if constant:
+                times = "" if constant == "1" else f"{constant} · "
+                return f"your result is the right one times {times}{text.format(f'`{name}`')}."
+    return None
+
+
+_POWERS = (
+    (1, "{}"),
+    (-1, "1/{}"),
+    (2, "{}²"),
+    (-2, "1/{}²"),
+    (0.5, "√{}"),
+    (-0.5, "1/√{}"),
+)
+
+
+def of_each_input(check: Check) -> str | None:
+    """A factor or a summand that differs between the inputs."""
+    each = check.each()
+    if each is None or _equal(*each[check.wrong]):
+        return None
+    # Every number is a multiple of another: only results of several unlike ones tell.
+    telling = sum(b.size > 1 and not np.allclose(b, b.flat[0], 1e-6) for _, b in each)
+    if telling < 2 and telling < len(each):
+        return None
+    with np.errstate(invalid="ignore"):
+        factors = [float(np.vdot(a, b) / np.vdot(b, b)) for a, b in each]
+    this = check.wrong
+    multiples = all(f != 0 and _equal(a, f * b) for f, (a, b) in zip(factors, each, strict=True))
+    if multiples and not np.allclose(factors, factors[0]):
+        return (
+            "your result is a multiple of the right one, with a factor that differs between the "
+            f"inputs: {factors[this]:.6g} on this one."
+        )
+    summands = [float(np.mean(a - b)) for a, b in each]
+    shifted = all(_equal(a, b + c) for c, (a, b) in zip(summands, each, strict=True))
+    if shifted and not np.allclose(summands, summands[0]):
+        return (
+            "your result is the right one plus a number that differs between the inputs: "
+            f"{summands[this]:.6g} on this one."
+        )
+    return None
+
+
+def rounded(check: Check) -> str | None:
+    """The right result with few digits: rounded to decimals, or to significant digits."""
+    pairs = check.pairs()
+    if pairs is None or pairs[0].size > _MANY or not (pairs[0] % 1).any():
+        return None
+    got, expected = pairs
+    for places in range(1, 11):
+        near = np.abs(got - expected) <= 0.51 * 10.0**-places
+        if near.all() and np.allclose(got, np.round(got, places), 1e-15, 0):
+            return (
+                f"your result is the right one, rounded to {places} decimals: leave it unrounded."
+            )
+        few = np.array([float(f"{value:.{places - 1}e}") for value in got])
+        size = 10.0 ** np.floor(np.log10(np.maximum(np.abs(expected), 1e-300)))
+        if np.all(np.abs(got - expected) <= 5.1 * size * 10.0**-places) and np.all(few == got):
+            return f"your result is the right one, rounded to {places} digits: leave it unrounded."
+    return None
+
+
 def few_digits(check: Check) -> str | None:
     """Nearly right: a rounded constant, a coarse grid, a sample in place of a mean."""
     pairs = check.pairs()
     if pairs is None or not pairs[1].any():
         return None
+    errors = [_error(case) for case in check.cases]
     error = float(np.max(np.abs(pairs[0] - pairs[1])) / np.max(np.abs(pairs[1])))
     # Of a single value, a wider range would lead to it by trial and error.
-    widest = 5e-3 if check.cases[check.wrong].arguments else 1e-3
-    if not 0 < error < widest or error <= 10 * check.rtol:
+    widest = 1e-2 if check.cases[check.wrong].arguments else 1e-3
+    if not 0 < error < widest or max(errors) > 20 * widest or max(errors) <= 10 * check.rtol:
         return None
+    exact = sum(e <= max(1e-12, check.rtol) for e in errors)
+    if 2 * exact >= len(errors) and max(errors) < 1e-3:
+        digits = math.floor(-math.log10(errors[check.wrong]))
+        return (
+            f"right on {exact} of {len(errors)} inputs, and here to about {digits} digits: are "
+            "nearly equal numbers subtracted here, or are there too few steps?"
+        )
     digits = math.floor(-math.log10(error))
-    return f"right to about {digits} digits: a rounded constant, a coarse grid or random numbers?"
+    return f"right to about {digits} digits: " + (
+        "single precision, a rounded number, or a difference of nearly equal ones?"
+        if error < 1e-6
+        else "a rounded constant, a coarse grid, too few steps, or random numbers?"
+    )
+
+
+def _error(case: Case) -> float:
+    """The largest error of a result's arrays, each in units of its largest number."""
+    worst = 0.0
+    for a, b in zip(leaves(case.got) or (), leaves(case.expected) or (), strict=True):
+        off = float(np.max(np.abs(a - b), initial=0.0))
+        size = float(np.max(np.abs(b), initial=0.0))
+        worst = max(worst, off / size if size else (math.inf if off else 0.0))
+    return worst
 
 
 def right_elsewhere(check: Check) -> str | None:
@@ -394,7 +624,10 @@ def right_elsewhere(check: Check) -> str | None:
     right = [case for case in check.cases if check.right(case)]
     if not right or len(right) == len(check.cases):
         return None
-    return f"right on {len(right)} of {len(check.cases)} inputs: which case is different here?"
+    count = f"right on {len(right)} of {len(check.cases)} inputs"
+    if 2 * len(right) < len(check.cases):
+        return f"{count} only: what is simpler there?"
+    return f"{count}: which case is different here?"
 
 
 def some_entries(check: Check) -> str | None:
@@ -416,11 +649,16 @@ KINDS: tuple[Callable[[Check], str | None], ...] = (
     single_precision,
     length,
     shape,
+    by_a_size,
     factor,
     offset,
-    relation,
     components,
+    relation,
+    an_argument,
     other_arguments,
+    by_an_argument,
+    of_each_input,
+    rounded,
     few_digits,
     right_elsewhere,
     some_entries,
@@ -433,5 +671,7 @@ _KINDS_OF_A_VALUE = (not_a_number, another_kind, single_precision, length, shape
 
 def diagnose(check: Check) -> str | None:
     """What may be wrong, by the first kind of fault that fits; None if none does."""
+    if check.right(check.cases[check.wrong]):  # something else is amiss than the value
+        return None
     kinds = KINDS if check.cases[check.wrong].arguments else _KINDS_OF_A_VALUE
     return next((text for kind in kinds if (text := kind(check)) is not None), None)

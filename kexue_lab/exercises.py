@@ -24,11 +24,27 @@ _DIAGNOSIS_SECONDS = 1
 
 @dataclass(frozen=True)
 class Mistake:
-    """A named wrong answer, and the hint for who gives it."""
+    """A named wrong answer, and the hint for who gives it.
+
+    Args:
+        name: what is done wrong, in a few words.
+        answer: what gives the wrong result; or a right one, and changes its arguments.
+        hint: what to think of.
+        variants: other answers of the same kind, which get the same hint.
+        within: how nearly a wrong result must be the mistake's, where rounding makes it vary; on
+            the other inputs it must be right as the mistake's is.
+    """
 
     name: str
     answer: Answer
     hint: str
+    variants: Sequence[Answer] = ()
+    within: float = 0
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """The wrong answer and its variants."""
+        return (self.answer, *self.variants)
 
 
 @dataclass(frozen=True)
@@ -199,7 +215,7 @@ class Exercise:
         """What is wrong with a result; empty if it is right."""
         if trial.value is None:
             return ["got None: does the function return its result?"]
-        problem = self._judged(case) if self.judge is not None else self._wrong(case)
+        problem = self._wrong_value(case)
         if problem is None and self.keeps_inputs and trial.changed:
             names = ", ".join(self._names(len(case.arguments))[i] for i in trial.changed)
             return [f"the result is right, but your function has changed its input: {names}"]
@@ -251,10 +267,11 @@ class Exercise:
         """The hint of the mistake that gives these very results, or else a diagnosis."""
         if trials[index].value is None:
             return []
-        hint = self._named(cases, index)
+        hint = self._named(cases, trials, index)
         if hint is None and self.judge is None:
             names = self._names(len(cases[index].arguments))
-            check = Check(cases, index, self._solve, names, self.rtol, self.atol)
+            observed = self.observe is not None
+            check = Check(cases, index, self._solve, names, self.rtol, self.atol, observed)
             hint = _diagnosed(check)
         if hint is None and any(trial.changed for trial in trials):
             hint = "your function changes its arguments in place: work on copies."
@@ -263,25 +280,40 @@ class Exercise:
     def _solve(self, *arguments: Any) -> Any:
         return self._result(self.solution, arguments)
 
-    def _named(self, cases: list[Case], index: int) -> str | None:
+    def _named(self, cases: list[Case], trials: list[Trial], index: int) -> str | None:
+        # A right value that comes with changed arguments is told by what it changes.
+        changed = trials[index].changed if self._wrong_value(cases[index]) is None else None
         # Nearly is not enough at once: another mistake's result may be close to it by chance.
-        for rtol, atol in ((1e-9, 1e-12), (self.rtol, self.atol)):
+        for nearly in (False, True):
             for mistake in self.mistakes:
-                # The wrong input first: it rules out most; one input alone may fit by chance.
-                if all(self._fits(mistake, c, rtol, atol) for c in (cases[index], *cases)):
-                    return mistake.hint
+                for answer in mistake.answers:
+                    if changed is not None and changed != self._changed_by(answer, cases[index]):
+                        continue
+                    # The wrong input first: it rules out most; one input alone may fit by chance.
+                    tried = (cases[index], *cases)
+                    if all(self._fits(answer, c, nearly, mistake.within) for c in tried):
+                        return mistake.hint
         return None
 
-    def _fits(self, mistake: Mistake, case: Case, rtol: float, atol: float) -> bool:
+    def _wrong_value(self, case: Case) -> Sequence[str] | None:
+        return self._judged(case) if self.judge is not None else self._wrong(case)
+
+    def _changed_by(self, answer: Answer, case: Case) -> tuple[int, ...]:
+        return attempt(answer, case.arguments, self.observe).changed
+
+    def _fits(self, answer: Answer, case: Case, nearly: bool, within: float) -> bool:
+        rtol, atol = (self.rtol, self.atol) if nearly else (1e-9, 1e-12)
         try:
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")  # the mistake's, not the student's
-                wrong = self._result(mistake.answer, case.arguments)
+                wrong = self._result(answer, case.arguments)
             if _is_formula(wrong):
                 sides = _sides(case.got, wrong)
                 return decide(*sides, self.domain, _DIAGNOSIS_SECONDS).outcome == "equal"
         except Exception:  # it does not work for this input, and nor would the student's
             return False
+        if nearly and within and self._wrong(replace(case, got=wrong)) is not None:
+            rtol = atol = within
         return _same_or_nan(case.got, wrong, rtol, atol)
 
     def _names(self, count: int) -> list[str]:

@@ -1,6 +1,7 @@
 """Each kind of fault in an answer is recognised, and none where there is none."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -34,6 +35,15 @@ def check(solution, answer, inputs=POINTS, rtol=1e-9):
         (lambda x, s: 1j * slope(x, s), "complex"),
         (lambda x, s: np.float32(slope(x, s)), "right, but in float32"),
         (lambda x, s: torch.tensor(slope(x, s), dtype=torch.bfloat16), "right, but in bfloat16"),
+        (lambda x, s: float(np.float32(slope(x, s))), "right, but in single precision"),
+        (lambda x, s: torch.tensor(slope(x, s)).item(), "right, but in single precision"),
+        (lambda x, s: np.float32(slope(x, s) if x != 0.7 else 9.0), "right on 5 of 6 inputs, but"),
+        (
+            lambda x, s: slope(x, s) * (1 + 3e-7 * math.cos(9 * x)),
+            "difference of nearly equal ones?",
+        ),
+        (lambda x, s: slope(x, s) * (1 + 3e-3 * math.cos(9 * x)), "too few steps"),
+        (lambda x, s: slope(x, s) * (1 + 4e-5 * (x == 0.7)), "right on 5 of 6 inputs, and here"),
         (lambda x, s: -slope(x, s), "the sign is wrong"),
         (lambda x, s: slope(x, s) / 2, "times 1/2, on every input"),
         (lambda x, s: slope(x, s) * math.sqrt(2) / 3, "times 1/3·√2, on every input"),
@@ -53,10 +63,17 @@ def check(solution, answer, inputs=POINTS, rtol=1e-9):
         (lambda x, s: slope(1 - x, s), "right if 1 − `x` stood for `x`"),
         (lambda x, s: slope(x, 1), "right if `scale` were 1"),
         (lambda x, s: slope(x, 2 * s), "right if `scale` were doubled"),
-        (lambda x, s: round(slope(x, s), 5), "digits"),
+        (lambda x, s: round(slope(x, s), 5), "rounded to 5 decimals"),
+        (lambda x, s: round(slope(x, s), 8), "rounded to 8 decimals"),
+        (lambda x, s: float(f"{slope(x, s):.4g}"), "rounded to 4 digits"),
+        (lambda x, s: x, "your result is `x` as it was given"),
+        (lambda x, s: slope(x, s) * math.log(2), "times ln 2, on every input"),
         (lambda x, s: slope(x, s) * 3.1416 / math.pi, "right to about 5 digits"),
         (lambda x, s: slope(x, s) / 16, "times 1/16, on every input"),
-        (lambda x, s: slope(x, s) if x == 0.7 else 0.0, "right on 1 of 6 inputs"),
+        (
+            lambda x, s: slope(x, s) if x == 0.7 else 0.0,
+            "right on 1 of 6 inputs only: what is simpler there?",
+        ),
         (lambda x, s: slope(x, s) if x != 0.7 else 0.0, "right on 5 of 6 inputs"),
         (lambda x, s: "text", "a number is asked for, not a str"),
         (lambda x, s: {}, "a number is asked for, not a dict"),
@@ -102,6 +119,92 @@ def test_arrays(answer, part):
     assert part in check(columns, answer, ARRAYS)
 
 
+@pytest.mark.parametrize(
+    ("answer", "part"),
+    [
+        (lambda x, s: slope(x, s) * s, "the right one times `scale`."),
+        (lambda x, s: slope(x, s) / s, "the right one times 1/`scale`."),
+        (lambda x, s: slope(x, s) * x**2 / 2, "the right one times 1/2 · `x`²."),
+        (lambda x, s: slope(x, s) / math.sqrt(x), "the right one times 1/√`x`."),
+    ],
+)
+def test_an_argument_as_a_factor(answer, part):
+    assert part in check(slope, answer)
+
+
+def test_coarse_solutions_are_found_at_other_arguments_too():
+    def coarse(x, rate):
+        return round(x - rate * math.sin(x), 5)
+
+    assert "`rate` were 1" in check(coarse, lambda x, rate: x - math.sin(x), rtol=1e-4)
+
+
+DATA = [(RNG.normal(size=n),) for n in (6, 9, 14)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "part"),
+    [
+        (lambda x: x.var() * len(x), "times the length of `x`: is it a sum"),
+        (lambda x: x.var() / len(x), "divided by the length of `x`: is it a mean"),
+        (lambda x: x.var(ddof=1), "divided by n − 1 where n belongs, the length of `x`"),
+        (lambda x: 2 * x.var(), "times 2, on every input"),
+    ],
+)
+def test_a_length_as_a_factor(answer, part):
+    assert part in check(lambda x: x.var(), answer, DATA)
+
+
+def test_the_other_variance_and_a_whole_number():
+    assert "divided by n where n − 1 belongs" in check(lambda x: x.var(ddof=1), np.var, DATA)
+    counts = [(7, 0.3), (11, 0.9)]
+    assert "times `n`" in check(lambda n, y: y**n, lambda n, y: n * y**n, counts)
+    pairs = [(RNG.normal(size=2),) for _ in range(4)]  # a 2 there is as likely another 2
+    assert check(lambda x: x.var(), lambda x: 2 * x.var(), pairs).endswith("2, on every input.")
+
+
+ROWS = [(RNG.normal(size=(3, 4)),), (RNG.normal(size=(5, 2)),)]
+
+
+def shares(matrix):
+    return np.exp(matrix).sum(1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "part"),
+    [
+        (lambda m: shares(m) / shares(m).sum(), "a factor that differs between the inputs"),
+        (lambda m: shares(m) - shares(m).mean(), "a number that differs between the inputs"),
+        (lambda m: shares(m) * 1.5, "times 3/2, on every input"),
+    ],
+)
+def test_a_factor_or_summand_of_each_input(answer, part):
+    assert part in check(shares, answer, ROWS)
+
+
+# Answers that are right but for rounding, where a change of the result or of an argument changes
+# nothing: none of these may be named.
+INDIFFERENT = [
+    (lambda m: (m @ m.T).sum(1, keepdims=True), ROWS),  # an axis of length 1 is its own reverse
+    (lambda m: m @ m.T, ROWS),  # a symmetric matrix is its own transpose
+    (lambda m: np.full(4, m.sum()), ROWS),  # and equal numbers have no order
+    (lambda x, scale: x**2 / scale**2, POINTS),  # even in both
+    (lambda x, scale: (x - scale) ** 2 + abs(x * scale), POINTS),  # symmetric in both
+]
+
+
+@pytest.mark.parametrize(("solution", "inputs"), INDIFFERENT)
+def test_what_makes_no_difference_is_no_hint(solution, inputs):
+    for error in (2e-9, 2e-8, 2e-7, 2e-5):
+        hint = check(solution, lambda *a, e=error: solution(*a) * (1 + e), inputs)
+        assert hint is None or "digits" in hint
+
+
+def test_of_a_right_result_nothing_is_said():
+    cases = [Case(a, slope(*a), slope(*a)) for a in POINTS]
+    assert diagnose(Check(cases, 0, slope, ("x", "scale"), 1e-9, 1e-12)) is None
+
+
 def test_a_function_is_no_array():
     task = Exercise("columns", solution=columns, inputs=lambda rng: ARRAYS)
     assert "an array is asked for, not a function" in repr(task.check(lambda m: columns))
@@ -118,13 +221,35 @@ def pair(x, scale):
     [
         (lambda x, s: (x + s, -pair(x, s)[1]), "value 2 of 2 is wrong: the sign is wrong"),
         (lambda x, s: (2 * x + 2 * s, pair(x, s)[1]), "value 1 of 2 is wrong: your result is"),
-        (lambda x, s: (x + s, pair(x, s)[1] + 17 * x**3), "value 2 of 2 is wrong."),
+        (lambda x, s: (x + s, np.cos(17 * pair(x, s)[1])), "value 2 of 2 is wrong."),
+        (lambda x, s: tuple(v / 2 for v in pair(x, s)), "times 1/2, on every input"),
+        (lambda x, s: pair(x, -s), "right if `scale` had the other sign"),
+        (lambda x, s: pair(x, s)[1], "2 values are asked for, not 3"),
         (lambda x, s: (x + s,), "2 values are asked for, not 1"),
         (lambda x, s: x + s, "2 values are asked for, as a tuple"),
     ],
 )
 def test_several_values(answer, part):
     assert part in check(pair, answer)
+
+
+def test_what_was_observed_is_not_the_students_own():
+    cases = [Case(a, (a[0], -a[1]), (a[0], a[1])) for a in POINTS]
+    known = Check(cases, 0, lambda x, s: (x, s), ("x", "scale"), 1e-9, 1e-12)
+    assert diagnose(known).startswith("value 2 of 2")
+    assert "value" not in str(diagnose(replace(known, observed=True)))
+
+
+def test_of_yes_and_no_nothing_is_guessed():
+    inputs = [(b, 1.0) for b in (0.1, -0.1, 0.3, 0.6)]
+    hint = check(lambda b, scale: 0 < b < 0.25, lambda b, scale: b < 0.25, inputs)
+    assert hint == "right on 3 of 4 inputs: which case is different here?"
+
+
+def test_the_numbers_are_right_only_if_they_are_on_every_input():
+    inputs = [(RNG.normal(size=(n, 4)),) for n in (1, 3)]
+    hint = check(lambda m: m @ m.T, lambda m: np.diag(m @ m.T), inputs)
+    assert hint == "the result should have the shape (1, 1), not (1,)."
 
 
 def test_of_one_value_every_other_is_a_multiple():

@@ -44,9 +44,11 @@ def test_an_exercise_accepts_its_solution_only(task):
         assert right.passed is True, right
     assert len(task.mistakes) >= (4 if task.judge else 2), "name more of the likely mistakes"
     for mistake in task.mistakes:
-        feedback = task.check(mistake.answer)
-        assert feedback.passed is False, f"{mistake.name} was accepted"
-        assert feedback.lines[-1] == f"hint: {mistake.hint}", f"{mistake.name}: {feedback}"
+        for place, answer in enumerate(mistake.answers):
+            feedback = task.check(answer)
+            name = f"{mistake.name} ({place})"
+            assert feedback.passed is False, f"{name} was accepted"
+            assert feedback.lines[-1] == f"hint: {mistake.hint}", f"{name}: {feedback}"
 
 
 @pytest.fixture

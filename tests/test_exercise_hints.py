@@ -66,6 +66,17 @@ def sampled_wins(mu, y):
     return float(((mu + noise).argmax(1) == y).mean())
 
 
+def raw_moments(x, resp, old_means):
+    mass = resp.sum(0)
+    means = resp.T @ x / mass[:, None]
+    second = [(resp[:, k, None] * x).T @ x / mass[k] for k in range(len(mass))]
+    return torch.stack([s - torch.outer(m, m) for s, m in zip(second, means, strict=True)])
+
+
+def sum_of_squares(noise, eps):
+    return float(np.sum((noise - eps) ** 2))
+
+
 WRONG = [
     (
         "mathematics/random_sector",
@@ -142,6 +153,27 @@ WRONG = [
         "`T` were 1",
     ),
     ("diffusion/skip_tuning", 4, with_hooks_left, "has changed its input: net"),
+    ("diffusion/skip_tuning", 4, with_hooks_left, "remove() them"),
+    (
+        "diffusion/optimal_variance",
+        1,
+        lambda *a: float(np.float32(solution("diffusion/optimal_variance", 1)(*a))),
+        "right, but in single precision: compute in float64",
+    ),
+    ("mathematics/em", 2, raw_moments, "loses its digits"),
+    ("diffusion/imperfect_mean", 1, sum_of_squares, "times the length of `noise`"),
+    (
+        "diffusion/diffusion_ode",
+        1,
+        lambda k, t: t ** (2 * k - 1),
+        "the right one times 1/`k`",
+    ),
+    (
+        "diffusion/optimal_variance",
+        3,
+        lambda eps, ab, bb, clip: float(((bb / ab) ** 2 * (1 - eps.var())).clamp(*clip)),
+        "right on 2 of 4 inputs",
+    ),
     (
         "diffusion/unified",
         3,

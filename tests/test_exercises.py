@@ -91,6 +91,37 @@ def test_a_named_mistake_gets_its_hint():
     assert "hint" not in text(DOUBLE.check(lambda n: n + 4))
 
 
+def test_variants_of_a_mistake_get_its_hint():
+    mistake = Mistake("halves", lambda n: n / 2, "twice", variants=(lambda n: n // 2,))
+    task = replace(DOUBLE, mistakes=[mistake])
+    for answer in (lambda n: n * 0.5, lambda n: n // 2):
+        assert task.check(answer).lines[-1] == "hint: twice"
+
+
+def spread(x):
+    return float(np.mean((x - x.mean()) ** 2))
+
+
+def test_rounding_that_varies_is_told_where_it_harms_only():
+    def moments(x):
+        return float(np.mean(x**2) - x.mean() ** 2)
+
+    def moments_otherwise(x):
+        return float(math.fsum(x * x) / len(x) - x.mean() * x.mean())
+
+    mistake = Mistake("moments", moments, "it cancels", within=1e-2)
+    task = Exercise(
+        "spread",
+        solution=spread,
+        inputs=lambda rng: [(rng.random(9),), (rng.random(9) + 1e6,)],
+        mistakes=[mistake],
+    )
+    hints = [task.check(moments_otherwise).lines[-1] for _ in range(20)]
+    assert set(hints) == {"hint: it cancels"}
+    wrong = task.check(lambda x: spread(x) * 1.001).lines
+    assert "cancels" not in wrong[-1]
+
+
 def test_inputs_are_fresh_at_every_check():
     first, second = (repr(DOUBLE.check(lambda number: number == 3 and 6)) for _ in range(2))
     assert "for number = 3:" not in first + second
@@ -351,6 +382,26 @@ LINE = Exercise(
     inputs=lambda rng: [tuple(rng.normal(size=2)) for _ in range(3)],
     observe=lambda line, a, b: [line(x) for x in (0.0, 0.3, 1.0, 4.0)],
 )
+
+
+def test_what_a_right_answer_changes_may_be_named():
+    def sorts(values):
+        values.sort()
+        return values[0]
+
+    task = Exercise(
+        "least",
+        solution=min,
+        inputs=lambda rng: [(rng.random(4).tolist(),)],
+        keeps_inputs=True,
+        mistakes=[
+            Mistake("largest", max, "the least"),
+            Mistake("untouched", min, "never shown"),
+            Mistake("in place", sorts, "sort a copy"),
+        ],
+    )
+    assert task.check(sorts).lines[-1] == "hint: sort a copy"
+    assert task.check(min).passed is True
 
 
 def test_a_returned_function_is_sampled_where_it_was_made():

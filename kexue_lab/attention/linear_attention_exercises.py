@@ -249,6 +249,7 @@ EXERCISES = (
                 "softmax of Q over the sequence",
                 lambda q, k: (q.softmax(0) / k.exp().sum(0), k.exp()),
                 "the softmax of Q runs over the channels of each query.",
+                variants=(lambda q, k: (q.softmax(0), k.softmax(0)),),
             ),
         ),
     ),

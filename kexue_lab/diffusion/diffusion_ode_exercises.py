@@ -53,7 +53,10 @@ def _mixtures(rng: np.random.Generator) -> Inputs:
     for _ in range(3):
         sigma, weight = float(rng.uniform(0.5, 8)), float(rng.uniform(0.2, 0.8))
         means, sds = np.array([-1.0, 1.0]) * rng.uniform(1, 2, 2), rng.uniform(0.3, 0.7, 2)
-        yield float(rng.normal() * sigma), sigma, np.array([weight, 1 - weight]), means, sds
+        # Where the data's own distribution function is neither 0 nor 1 to rounding, so that who
+        # goes in the other direction gets a number.
+        x = float(rng.uniform(means[0] - 2 * sds[0], means[1] + 2 * sds[1]))
+        yield x, sigma, np.array([weight, 1 - weight]), means, sds
 
 
 def _cdf(x: float, sigma: float, weights: Array, means: Array, sds: Array) -> float:

@@ -30,10 +30,10 @@ def _errors(rng: np.random.Generator) -> Inputs:
 
 
 def _pairs(rng: np.random.Generator) -> Inputs:
-    for _ in range(4):
+    for decay in (0.0, *rng.uniform(0.05, 0.5, 3)):
         noise = rng.standard_normal(300)
         x = rng.uniform(0.2, 0.9) * noise + np.where(rng.random(300) < 0.3, -1.5, 1.0)
-        yield x, noise
+        yield x, noise, float(decay)
 
 
 def _tensors(rng: np.random.Generator) -> Inputs:
@@ -47,25 +47,35 @@ def _shares(rng: np.random.Generator) -> Inputs:
     yield from ((float(v),) for v in rng.uniform(0.3, 0.95, 5))
 
 
-def _both_estimates(x: Array, noise: Array, ridge: float = 0.0) -> tuple[float, float]:
+def _both_estimates(x: Array, noise: Array, decay: float) -> tuple[float, float]:
+    return _estimates_of_fit(x, noise, decay * np.eye(2))
+
+
+def _estimates_of_fit(x: Array, noise: Array, penalty: Array) -> tuple[float, float]:
+    """Of the fit that minimises the mean squared residual plus wᵀ·penalty·w."""
     features = np.stack([np.ones_like(x), x], 1)
-    gram = features.T @ features + ridge * len(x) * np.eye(2)
-    fitted = features @ np.linalg.solve(gram, features.T @ noise)
+    gram = features.T @ features / len(x) + penalty
+    fitted = features @ np.linalg.solve(gram, features.T @ noise / len(x))
     return float(np.mean((noise - fitted) ** 2)), float(np.mean(noise**2) - np.mean(fitted**2))
 
 
-def _without_constant(x: Array, noise: Array) -> tuple[float, float]:
-    fitted = x * (x @ noise) / (x @ x)
+def _without_constant(x: Array, noise: Array, decay: float) -> tuple[float, float]:
+    fitted = x * (x @ noise) / (x @ x + decay * len(x))
     return float(np.mean((noise - fitted) ** 2)), float(np.mean(noise**2) - np.mean(fitted**2))
 
 
-def _unbiased_first(x: Array, noise: Array) -> tuple[float, float]:
-    first, second = _both_estimates(x, noise)
+def _unbiased_first(x: Array, noise: Array, decay: float) -> tuple[float, float]:
+    first, second = _both_estimates(x, noise, decay)
     return first * len(x) / (len(x) - 2), second
 
 
-def _one_for_the_mean_square(x: Array, noise: Array) -> tuple[float, float]:
-    first, second = _both_estimates(x, noise)
+def _unbiased(x: Array, noise: Array, decay: float) -> tuple[float, float]:
+    first, second = (v * len(x) / (len(x) - 2) for v in _both_estimates(x, noise, decay))
+    return first, second
+
+
+def _one_for_the_mean_square(x: Array, noise: Array, decay: float) -> tuple[float, float]:
+    first, second = _both_estimates(x, noise, decay)
     return first, second + 1 - float(np.mean(noise**2))
 
 
@@ -103,6 +113,7 @@ EXERCISES = (
                 lambda noise, eps: float(np.var(noise - eps)),
                 "do not subtract the mean of the residuals: it is an error of the prediction and "
                 "belongs to the variance.",
+                variants=(lambda noise, eps: float(np.var(noise - eps, ddof=1)),),
             ),
         ),
     ),
@@ -139,10 +150,38 @@ EXERCISES = (
         inputs=_pairs,
         mistakes=(
             Mistake(
-                "a regularised fit",
-                lambda x, noise: _both_estimates(x, noise, 0.1),
-                "with weight decay the fit is not at the minimum of its loss; fit by plain least "
-                "squares.",
+                "one estimate twice",
+                lambda *a: _both_estimates(*a)[:1] * 2,
+                "the two agree where the fit is the minimum of the mean square itself (step 3), "
+                "which it is at decay = 0 only: compute both.",
+                variants=(lambda *a: _both_estimates(*a)[1:] * 2,),
+            ),
+            Mistake(
+                "no decay",
+                lambda x, noise, decay: _both_estimates(x, noise, 0.0),
+                "the weights minimise the mean square *plus* decay·(w_0² + w_1²).",
+            ),
+            Mistake(
+                "decay against the sum",
+                lambda x, noise, decay: _both_estimates(x, noise, decay / len(x)),
+                "the loss is a mean over the sample: against the sum of squares stands n·decay.",
+            ),
+            Mistake(
+                "a constant without decay",
+                lambda x, noise, decay: _estimates_of_fit(x, noise, np.diag([0.0, decay])),
+                "both weights decay, the constant w_0 as well.",
+            ),
+            Mistake(
+                "half or double decay",
+                lambda x, noise, decay: _both_estimates(x, noise, decay / 2),
+                "set the gradient of mean square + decay·|w|² to 0: both terms have a 2, which "
+                "drops out.",
+                variants=(lambda x, noise, decay: _both_estimates(x, noise, 2 * decay),),
+            ),
+            Mistake(
+                "exchanged",
+                lambda *a: _both_estimates(*a)[::-1],
+                "the mean squared residual comes first.",
             ),
             Mistake(
                 "no constant",
@@ -153,6 +192,7 @@ EXERCISES = (
                 "n − 2",
                 _unbiased_first,
                 "both are plain means over the sample; no degrees of freedom are subtracted.",
+                variants=(_unbiased,),
             ),
             Mistake(
                 "1 for the mean square",
@@ -170,6 +210,14 @@ EXERCISES = (
                 "g for its logarithm",
                 lambda log_g, noise, eps: (0.5 * (log_g + (noise - eps) ** 2 / log_g)).mean(),
                 "the head gives ln g: divide by its exponential.",
+                variants=(
+                    lambda log_g, noise, eps: (
+                        0.5 * (log_g + (noise - eps).detach() ** 2 * log_g.exp())
+                    ).mean(),
+                    lambda log_g, noise, eps: (
+                        0.5 * (log_g + (noise - eps).detach() ** 2 / log_g)
+                    ).mean(),
+                ),
             ),
             Mistake(
                 "without the logarithm",
@@ -200,6 +248,10 @@ EXERCISES = (
                 "no half",
                 lambda log_g, noise, eps: 2 * _nll(log_g, noise, eps).mean(),
                 "minus the log-likelihood has a ½ before both terms.",
+                variants=(
+                    lambda log_g, noise, eps: (_nll(log_g, noise, eps) + 0.5 * log_g).mean(),
+                    lambda log_g, noise, eps: (2 * _nll(log_g, noise, eps) - 0.5 * log_g).mean(),
+                ),
             ),
             Mistake(
                 "the sum",

@@ -39,9 +39,11 @@ def _steps(rng: np.random.Generator) -> Inputs:
 
 
 def _noises(rng: np.random.Generator) -> Inputs:
-    for scale in (0.6, 0.9, 1.5):
-        eps = torch.from_numpy(scale * rng.standard_normal((40, 5)))
-        yield eps, *_levels(rng), (0.0, 1.0)
+    for scale in (0.5, 0.7, 1.5):
+        # Not about 0; and with levels that leave the first two values between 0 and 1.
+        eps = torch.from_numpy(scale * rng.standard_normal((40, 5)) + rng.choice((-0.3, 0.3)))
+        angle = float(rng.uniform(0.3, 0.75))
+        yield eps, math.cos(angle), math.sin(angle), (0.0, 1.0)
     yield torch.zeros(10, 3, dtype=torch.float64), 0.1, math.sqrt(0.99), (0.0, 1.0)
 
 
@@ -131,6 +133,7 @@ EXERCISES = (
                 "standard deviations added",
                 lambda *a: (a[4] + posterior_coefficients(*a[:5])[1] * math.sqrt(a[5])) ** 2,
                 "two independent noises: variances add, standard deviations do not.",
+                variants=(lambda *a: a[4] + posterior_coefficients(*a[:5])[1] * math.sqrt(a[5]),),
             ),
             Mistake(
                 "λ = ᾱ_u",

@@ -216,6 +216,21 @@ EXERCISES = (
                 "this is the drift of the reverse process; forwards it is g² − σ².",
             ),
             Mistake(
+                "a standard deviation in the score",
+                lambda x, t, kappa: (
+                    -0.5 * x
+                    - 0.5 * (1 - kappa) * _ou_score(x, t) * math.sqrt(1 - 0.91 * math.exp(-t))
+                ),
+                "the score of a Gaussian is −(x − mean)/variance: not its root.",
+            ),
+            Mistake(
+                "the mean of the start",
+                lambda x, t, kappa: (
+                    -0.5 * x + 0.5 * (1 - kappa) * (x - 1.5) / (1 - 0.91 * math.exp(-t))
+                ),
+                "the mean shrinks on the way, by e^(−t/2).",
+            ),
+            Mistake(
                 "the score's sign",
                 lambda x, t, kappa: -0.5 * x + 0.5 * (1 - kappa) * _ou_score(x, t),
                 "the drift loses ½(g² − σ²) times the score: what less noise no longer spreads, "

@@ -1,7 +1,7 @@
 """What the exercises of diffusion/skip_tuning check."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,10 @@ def _gain_of_variances(s: float, sigma: float, sigma_next: float) -> float:
     return (1 - ratio) / (1 - (s**2 + sigma * sigma_next) / (s**2 + sigma**2))
 
 
+def _to_first_order(s: float, sigma: float, sigma_next: float, share: float) -> float:
+    return 1 - share * (sigma - sigma_next) * s**2 / (sigma * (s**2 + sigma**2))
+
+
 def _hooked(net: nn.Module, x: Tensor, t: Tensor, weights: tuple[float, ...]) -> Tensor:
     with torch.no_grad():
         return TinyUNet.forward(net, x, t, weights)  # type: ignore[arg-type]
@@ -92,24 +96,29 @@ def _scaled_encoder(net: Any, x: Tensor, t: Tensor, weights: tuple[float, ...]) 
     return result
 
 
-def _whole_input(
-    net: Any, x: Tensor, t: Tensor, weights: tuple[float, ...], first: bool = False
-) -> Tensor:
-    width = net.entry.out_channels
-    blocks = (net.up_high2, net.up_high1, net.up_low2, net.up_low1)
-    sizes = (width, width, 2 * width, 2 * width)
-    for block, size, weight in zip(blocks, sizes, weights, strict=True):
+def _scaled_input(
+    part: Callable[[int], slice],
+) -> Callable[[Any, Tensor, Tensor, tuple[float, ...]], Tensor]:
+    """With hooks, which stay, that scale a part of the channels, given the number of the skip's."""
 
-        def scale(_: Any, inputs: Any, kept: int = size, weight: float = weight) -> Any:
-            hidden, embedding = inputs
-            if not first:
-                return weight * hidden, embedding
-            return torch.cat([weight * hidden[:, :-kept], hidden[:, -kept:]], 1), embedding
+    def scaled(net: Any, x: Tensor, t: Tensor, weights: tuple[float, ...]) -> Tensor:
+        width = net.entry.out_channels
+        blocks = (net.up_high2, net.up_high1, net.up_low2, net.up_low1)
+        sizes = (width, width, 2 * width, 2 * width)
+        for block, size, weight in zip(blocks, sizes, weights, strict=True):
 
-        block.register_forward_pre_hook(scale)
-    with torch.no_grad():
-        result: Tensor = net(x, t)
-    return result
+            def scale(_: Any, inputs: Any, size: int = size, weight: float = weight) -> Any:
+                hidden, embedding = inputs
+                changed = hidden.clone()
+                changed[:, part(size)] *= weight
+                return changed, embedding
+
+            block.register_forward_pre_hook(scale)
+        with torch.no_grad():
+            result: Tensor = net(x, t)
+        return result
+
+    return scaled
 
 
 def _paired(choose: Array, judge: Array, base: int) -> tuple[float, float, int]:
@@ -136,6 +145,20 @@ def _unpaired(choose: Array, judge: Array, base: int) -> tuple[float, float, int
 def _reversed(choose: Array, judge: Array, base: int) -> tuple[float, float, int]:
     mean, spread, count = _paired(choose, judge, base)
     return -mean, spread, count
+
+
+def _reversed_throughout(choose: Array, judge: Array, base: int) -> tuple[float, float, int]:
+    rows = np.arange(len(choose))
+    return _summary(judge[:, base] - judge[rows, choose.argmin(1)])
+
+
+def _chosen_by_its_own_score(choose: Array, judge: Array, base: int) -> tuple[float, float, int]:
+    return _summary(choose.min(1) - judge[:, base])
+
+
+def _deviation_of_the_chosen(choose: Array, judge: Array, base: int) -> tuple[float, float, int]:
+    mean, _, count = _paired(choose, judge, base)
+    return mean, float(judge[np.arange(len(choose)), choose.argmin(1)].std(ddof=1)), count
 
 
 def _one_for_all(choose: Array, judge: Array, base: int) -> tuple[float, float, int]:
@@ -201,6 +224,28 @@ EXERCISES = (
                 "the factors multiply y, so their squares multiply the variance: take the root "
                 "of the ratio.",
             ),
+            Mistake(
+                "the form for short steps",
+                lambda s, sigma, sigma_next: _to_first_order(s, sigma, sigma_next, 0.5),
+                "this is right to first order in the length of the step; here the step is as long "
+                "as it is: make the whole factor exact.",
+                variants=(lambda s, sigma, sigma_next: _to_first_order(s, sigma, sigma_next, 1.0),),
+            ),
+            Mistake(
+                "exact factor over Euler's",
+                lambda s, sigma, sigma_next: (
+                    math.sqrt((s**2 + sigma_next**2) * (s**2 + sigma**2))
+                    / (s**2 + sigma * sigma_next)
+                ),
+                "this corrects the whole step; the gain stands on d alone, and y stays as it is.",
+                variants=(
+                    lambda s, sigma, sigma_next: (
+                        (s**2 + sigma_next**2)
+                        * (s**2 + sigma**2)
+                        / (s**2 + sigma * sigma_next) ** 2
+                    ),
+                ),
+            ),
         ),
     ),
     Exercise(
@@ -227,14 +272,21 @@ EXERCISES = (
             ),
             Mistake(
                 "the whole input scaled",
-                _whole_input,
+                _scaled_input(lambda size: slice(None)),
                 "only the last channels are the skip: leave the first ones, the decoder's own, "
                 "as they are.",
             ),
             Mistake(
                 "the first channels scaled",
-                lambda net, x, t, weights: _whole_input(net, x, t, weights, first=True),
+                _scaled_input(lambda size: slice(None, -size)),
                 "the skip stands in the *last* channels of hidden.",
+                variants=(_scaled_input(lambda size: slice(None, size)),),
+            ),
+            Mistake(
+                "hooks left behind",
+                _scaled_input(lambda size: slice(-size, None)),
+                "the hooks are still on the network when you return: keep their handles and "
+                "remove() them.",
             ),
         ),
     ),
@@ -248,6 +300,7 @@ EXERCISES = (
                 lambda choose, judge, base: _paired(choose, choose, base),
                 "the best of several settings always looks good on the scores it was chosen by: "
                 "judge it on the others.",
+                variants=(_chosen_by_its_own_score,),
             ),
             Mistake(
                 "chosen by the judge",
@@ -264,11 +317,13 @@ EXERCISES = (
                 _unpaired,
                 "the differences are paired by seed: take the deviation of the differences "
                 "themselves.",
+                variants=(_deviation_of_the_chosen,),
             ),
             Mistake(
                 "untouched minus chosen",
                 _reversed,
                 "the difference is chosen − untouched: negative where the choice has helped.",
+                variants=(_reversed_throughout,),
             ),
             Mistake(
                 "one setting for all",

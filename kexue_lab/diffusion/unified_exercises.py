@@ -35,6 +35,8 @@ def _texts(rng: np.random.Generator) -> Inputs:
         guess = [int(v) for v in rng.integers(0, 4, length)]
         guess[0] = (x[0] + 1) % 4  # at least one difference
         yield x, tuple(guess)
+    yield (2, 0, 1), (1, 0, 0)  # from the left the states are sorted, above from the right
+    yield (2, 0, 1), (2, 0, 1)
 
 
 def _word_laws(rng: np.random.Generator) -> Inputs:
@@ -143,10 +145,18 @@ EXERCISES = (
                 "only one position is restored in a step.",
             ),
             Mistake(
+                "the text itself where nothing differs",
+                lambda x, x0_hat: _restored(x, x0_hat) or [x],
+                "where nothing differs nothing can be restored: the list is empty.",
+            ),
+            Mistake(
                 "all positions, with repetitions",
                 lambda x, x0_hat: sorted((*x[:i], x0_hat[i], *x[i + 1 :]) for i in range(len(x))),
                 "where x and the guess agree there is nothing to restore: choose among the "
                 "differing positions.",
+                variants=(
+                    lambda x, x0_hat: [(*x[:i], x0_hat[i], *x[i + 1 :]) for i in range(len(x))],
+                ),
             ),
         ),
     ),

@@ -73,11 +73,17 @@ EXERCISES = (
                 "the closed interval",
                 lambda b: 0 <= b <= 0.25,
                 "at b = 0 and at b = 1/4 one score is exactly 0 and classifies nothing.",
+                variants=(lambda b: 0 <= b < 0.25, lambda b: 0 < b <= 0.25),
             ),
             Mistake(
                 "everything left of 1/4",
                 lambda b: b < 0.25,
                 "the point at 0 has the label -1: it needs 0 - b < 0.",
+            ),
+            Mistake(
+                "everything right of 0",
+                lambda b: b > 0,
+                "the point at 1/4 has the label +1: it needs 1/4 − b > 0.",
             ),
         ),
     ),
@@ -90,6 +96,7 @@ EXERCISES = (
                 "labels flipped",
                 lambda q: np.array([q / 2, 0, -(q**2 + q + 1) / 2, -q]),
                 "this balances two predicted positives; the data have one.",
+                variants=(lambda q: np.array([q, 0, -(q**2 + q + 1), -2 * q]),),
             ),
             Mistake(
                 "the other order",
@@ -100,6 +107,10 @@ EXERCISES = (
                 "a scale of its own",
                 lambda q: np.array([2, q + 1 + 1 / q, 0, -1]),
                 "right up to a factor: scale the coefficients such that the last one is −q.",
+                variants=(
+                    lambda q: np.array([1, (q + 1 + 1 / q) / 2, 0, -0.5]),
+                    lambda q: np.array([-2, -(q + 1 + 1 / q), 0, 1]),
+                ),
             ),
         ),
     ),
@@ -130,6 +141,7 @@ EXERCISES = (
                 "the noise of the difference",
                 lambda h: 4 * h * _SIGMA * math.sqrt(2),
                 "this is s = σ√2, the noise of the difference of two logits; divide by √2.",
+                variants=(lambda h: 4 * h * round(_SIGMA * math.sqrt(2), 6),),
             ),
             Mistake(
                 "always 0.2202",
@@ -158,6 +170,7 @@ EXERCISES = (
                 "leaving the band",
                 lambda h: h / math.acosh(_TRIBONACCI),
                 "here the optimum leaves the band, but it is still finite.",
+                variants=(lambda h: 0.25 / math.acosh(_TRIBONACCI),),
             ),
             Mistake(
                 "always 0.5195",

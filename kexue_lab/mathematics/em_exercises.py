@@ -1,7 +1,7 @@
 """What the exercises of mathematics/em check."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,16 @@ def _by_densities(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
 def _tiny_number_added(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
     joint = weights * torch.exp(-0.5 * (x[:, None] - means) ** 2) + 1e-300
     return joint / joint.sum(1, keepdim=True)
+
+
+def _tiny_number_in_the_density(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
+    joint = weights * (torch.exp(-0.5 * (x[:, None] - means) ** 2) + 1e-300)
+    return joint / joint.sum(1, keepdim=True)
+
+
+def _tiny_number_below(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
+    joint = weights * torch.exp(-0.5 * (x[:, None] - means) ** 2)
+    return joint / (joint.sum(1, keepdim=True) + 1e-300)
 
 
 def _responsibilities_unweighted(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
@@ -123,6 +133,14 @@ def _poisson_over_n(x: Tensor, weights: Tensor, rates: Tensor) -> tuple[Tensor, 
     return resp.mean(0), x @ resp / len(x)
 
 
+def _poisson_unnormalised(
+    x: Tensor, weights: Tensor, rates: Tensor, *, factorial: bool = False
+) -> tuple[Tensor, Tensor]:
+    logs = weights.log() + x[:, None] * rates.log() - rates
+    joint = (logs - torch.lgamma(x[:, None] + 1) * factorial).exp()
+    return joint.mean(0), x @ joint / joint.sum(0)
+
+
 def _linkage_counts(rng: np.random.Generator) -> Inputs:
     yield 125, 18, 20, 34
     for _ in range(4):
@@ -139,25 +157,41 @@ def _linkage_map(theta: float, a: int, b: int, c: int, d: int) -> float:
     return float(linkage_em_step(_tensor(theta), (a, b, c, d)))
 
 
-def _first_error_ratio(a: int, b: int, c: int, d: int) -> float:
-    star, first = linkage_mle((a, b, c, d)), _linkage_map(0.5, a, b, c, d)
-    return (_linkage_map(first, a, b, c, d) - star) / (first - star)
+def _iterates(steps: int, counts: tuple[int, int, int, int]) -> list[float]:
+    found = [0.5]
+    for _ in range(steps):
+        found.append(_linkage_map(found[-1], *counts))
+    return found
 
 
-def _first_step_ratio(a: int, b: int, c: int, d: int) -> float:
-    first = _linkage_map(0.5, a, b, c, d)
-    return (_linkage_map(first, a, b, c, d) - first) / (first - 0.5)
+def _error_ratio(k: int) -> Callable[[int, int, int, int], float]:
+    """How step k + 1 shrinks the error."""
+
+    def ratio(a: int, b: int, c: int, d: int) -> float:
+        star, (*_, old, new) = linkage_mle((a, b, c, d)), _iterates(k + 1, (a, b, c, d))
+        return (new - star) / (old - star)
+
+    return ratio
 
 
-def _slope_at_one_half(a: int, b: int, c: int, d: int) -> float:
-    return em_rate(lambda theta: linkage_em_step(theta, (a, b, c, d)), _tensor([0.5]))
+def _step_ratio(k: int) -> Callable[[int, int, int, int], float]:
+    """The length of step k + 1 in units of that of step k."""
+
+    def ratio(a: int, b: int, c: int, d: int) -> float:
+        *_, old, middle, new = _iterates(k + 1, (a, b, c, d))
+        return (new - middle) / (middle - old)
+
+    return ratio
 
 
-def _third_error_ratio(a: int, b: int, c: int, d: int) -> float:
-    star, theta = linkage_mle((a, b, c, d)), 0.5
-    for _ in range(3):
-        theta = _linkage_map(theta, a, b, c, d)
-    return (_linkage_map(theta, a, b, c, d) - star) / (theta - star)
+def _slope_after(k: int) -> Callable[[int, int, int, int], float]:
+    """The slope of the map after k steps."""
+
+    def slope(a: int, b: int, c: int, d: int) -> float:
+        place = _tensor(_iterates(k, (a, b, c, d))[-1:])
+        return em_rate(lambda theta: linkage_em_step(theta, (a, b, c, d)), place)
+
+    return slope
 
 
 def _observed_share(a: int, b: int, c: int, d: int) -> float:
@@ -178,6 +212,8 @@ def _incremental(
     likelihood: bool,
     frozen: bool = False,
     full: bool = False,
+    first: bool = False,
+    entropy: bool = True,
 ) -> Tensor:
     def log_joint() -> Tensor:
         constant = 0.5 * math.log(2 * math.pi)
@@ -185,14 +221,16 @@ def _incremental(
 
     resp, values = torch.softmax(log_joint(), 1), []
     for n in range(len(x)):
+        if first:
+            weights, means = resp.mean(0), x @ resp / resp.sum(0)
         fresh = torch.softmax(log_joint(), 1)
         resp = fresh if full else resp.index_copy(0, torch.tensor([n]), fresh[n : n + 1])
-        if not frozen or n == len(x) - 1:
+        if not first and (not frozen or n == len(x) - 1):
             weights, means = resp.mean(0), x @ resp / resp.sum(0)
         if likelihood:
             values.append(-torch.logsumexp(log_joint(), 1).mean())
         else:
-            values.append((torch.xlogy(resp, resp) - resp * log_joint()).sum(1).mean())
+            values.append((torch.xlogy(resp, resp) * entropy - resp * log_joint()).sum(1).mean())
     return torch.stack(values)
 
 
@@ -230,6 +268,20 @@ EXERCISES = (
                 "Bayes' rule normalises the joint: add log π_k to the log density.",
             ),
             Mistake(
+                "weights without a logarithm",
+                lambda x, weights, means: torch.softmax(
+                    weights - 0.5 * (x[:, None] - means) ** 2, 1
+                ),
+                "weight times density: in logarithms that is log π_k, not π_k, that is added.",
+            ),
+            Mistake(
+                "no half in the exponent",
+                lambda x, weights, means: torch.softmax(
+                    weights.log() - (x[:, None] - means) ** 2, 1
+                ),
+                "the density with variance 1 has the exponent −(x − μ)²/2.",
+            ),
+            Mistake(
                 "over the data",
                 _over_the_data,
                 "the components share each point: normalise over k, not over n.",
@@ -237,8 +289,9 @@ EXERCISES = (
             Mistake(
                 "a tiny number added",
                 _tiny_number_added,
-                "a tiny number avoids nan, but then all components get the same share far out: "
+                "a tiny number avoids nan, but far out it decides the shares, not the densities: "
                 "use softmax of the logs.",
+                variants=(_tiny_number_in_the_density, _tiny_number_below),
             ),
         ),
     ),
@@ -260,7 +313,14 @@ EXERCISES = (
             Mistake(
                 "second moment minus square",
                 _second_moments_minus_means,
-                "right on paper, but far from the origin this difference cancels: centre first.",
+                "right on paper, but far from the origin this difference of two nearly equal "
+                "numbers loses its digits: subtract the means before you square.",
+                within=1e-3,
+            ),
+            Mistake(
+                "second moments",
+                lambda x, resp, old: _covariances_about(x, resp, torch.zeros_like(old)),
+                "this is the second moment about 0: subtract the new means first.",
             ),
             Mistake(
                 "mass minus one",
@@ -297,6 +357,13 @@ EXERCISES = (
                 _masses_for_weights,
                 "the weights are shares of the data: divide the masses by N.",
             ),
+            Mistake(
+                "the joint for the responsibilities",
+                _poisson_unnormalised,
+                "this is the joint weight × probability; a responsibility is its share of the sum "
+                "over the components.",
+                variants=(lambda *a: _poisson_unnormalised(*a, factorial=True),),
+            ),
         ),
     ),
     Exercise(
@@ -306,12 +373,13 @@ EXERCISES = (
         mistakes=(
             Mistake(
                 "the ratio of the first errors",
-                _first_error_ratio,
-                "this is how the first step shrank the error; the rate is the slope at θ* itself.",
+                _error_ratio(1),
+                "this is how an early step shrank the error; the rate is the slope at θ* itself.",
+                variants=(_error_ratio(0),),
             ),
             Mistake(
                 "the ratio of the first steps",
-                _first_step_ratio,
+                _step_ratio(1),
                 "this compares the first two steps; the rate is the slope at θ* itself.",
             ),
             Mistake(
@@ -321,14 +389,23 @@ EXERCISES = (
             ),
             Mistake(
                 "the slope at one half",
-                _slope_at_one_half,
+                _slope_after(0),
                 "this is M' at the start ½; the rate is the slope at the fixed point θ*.",
             ),
             Mistake(
-                "the ratio after three steps",
-                _third_error_ratio,
+                "the ratio after some steps",
+                _error_ratio(3),
                 "this ratio still changes from step to step; the rate is its limit, the slope at"
                 " θ*.",
+                variants=tuple(_error_ratio(k) for k in (2, 4))
+                + tuple(_step_ratio(k) for k in (2, 3, 4)),
+            ),
+            Mistake(
+                "the slope after some steps",
+                _slope_after(3),
+                "after these steps θ is still on its way, and so is the slope there: the rate is "
+                "the slope at the fixed point θ* itself.",
+                variants=tuple(_slope_after(k) for k in (1, 2, 4)),
             ),
         ),
     ),
@@ -341,6 +418,11 @@ EXERCISES = (
                 "minus the likelihood",
                 _minus_likelihood,
                 "this is -L, which may rise under partial E-steps: use the present r in G.",
+            ),
+            Mistake(
+                "no entropy",
+                lambda *a: _incremental(*a, likelihood=False, entropy=False),
+                "G has two terms: the mean of −log joint under r, and the term r log r.",
             ),
             Mistake(
                 "one M-step per sweep",
@@ -357,6 +439,7 @@ EXERCISES = (
                 "the M-step first",
                 _m_step_first,
                 "renew r_n first, from the parameters before the step, then the parameters.",
+                variants=(lambda *a: _incremental(*a, likelihood=False, first=True),),
             ),
         ),
     ),

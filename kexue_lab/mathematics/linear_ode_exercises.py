@@ -1,5 +1,6 @@
 """What the exercises of mathematics/linear_ode check."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -85,6 +86,28 @@ def _in_their_plane(A0: Array, A1: Array, P0: Array, Pt: Array, start: Array, t:
 
 def _without_source(A0: Array, A1: Array, P0: Array, Pt: Array, start: Array, t: float) -> Array:
     return _affine_flow(A0, A1, start[:, None], np.zeros(3), t)[:, 0]
+
+
+def _begun_at(place: Callable[[Array, Array], Array], added: int | None) -> Callable[..., Array]:
+    """A solution of ẋ = A x begun at place(P0, start), added to one of the known ones."""
+
+    def end(A0: Array, A1: Array, P0: Array, Pt: Array, start: Array, t: float) -> Array:
+        moved = _affine_flow(A0, A1, place(P0, start)[:, None], np.zeros(3), t)[:, 0]
+        return moved if added is None else Pt[:, added] + moved
+
+    return end
+
+
+def _distance_to(i: int, sign: int = 1) -> Callable[[Array, Array], Array]:
+    return lambda P0, start: sign * (start - P0[:, i])
+
+
+def _with_coefficients_fitted(
+    A0: Array, A1: Array, P0: Array, Pt: Array, start: Array, t: float
+) -> Array:
+    rows, right = np.vstack([P0, np.ones(3)]), np.append(start, 1)
+    end: Array = Pt @ np.linalg.lstsq(rows, right)[0]
+    return end
 
 
 def _coefficient(slope: Callable[[float, float, float], float]) -> Callable[..., float]:
@@ -184,6 +207,11 @@ EXERCISES = (
                 "D upside down",
                 _reduced(lambda s, k: s / s ** (2 * k)),
                 "divide the equation by t² first: the trace of A is -1/t, so D = 1/t.",
+                variants=(
+                    _reduced(lambda s, k: 1 / s ** (2 * k)),
+                    _reduced(lambda s, k: s**-2 / s ** (2 * k)),
+                    _reduced(lambda s, k: s**2 / s ** (2 * k)),
+                ),
             ),
             Mistake(
                 "y instead of y²",
@@ -217,6 +245,7 @@ EXERCISES = (
                 _in_their_plane,
                 "the start need not lie in the plane of the three: the direction across is "
                 "missing, and complete_basis finds its solution.",
+                variants=(_with_coefficients_fitted,),
             ),
             Mistake(
                 "the source left out",
@@ -227,6 +256,30 @@ EXERCISES = (
                 "the difference forgotten",
                 _difference_only,
                 "the difference of two solutions obeys ẋ = A x; add the known solution again.",
+                variants=tuple(_begun_at(_distance_to(i), None) for i in (1, 2)),
+            ),
+            Mistake(
+                "begun at the start",
+                _begun_at(lambda P0, start: start, 0),
+                "`start` itself does not obey ẋ = A x: begin at its difference to the known "
+                "solution that you add.",
+                variants=tuple(_begun_at(lambda P0, start: start, i) for i in (1, 2)),
+            ),
+            Mistake(
+                "the difference with the other sign",
+                _begun_at(_distance_to(0, -1), 0),
+                "begin at start minus the known solution's start, not the other way round.",
+                variants=tuple(_begun_at(_distance_to(i, -1), i) for i in (1, 2)),
+            ),
+            Mistake(
+                "the difference to one, another added",
+                _begun_at(_distance_to(1), 0),
+                "add that known solution whose start you have subtracted.",
+                variants=tuple(
+                    _begun_at(_distance_to(i), j)
+                    for i, j in itertools.permutations(range(3), 2)
+                    if (i, j) != (1, 0)
+                ),
             ),
         ),
         rtol=1e-6,

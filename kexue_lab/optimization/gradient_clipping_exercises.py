@@ -116,6 +116,19 @@ def _absolute_values(p: Tensors, g: Tensors, lr: float, gamma: float) -> Tensors
     return _step(p, g, lr, [min(1.0, gamma / total)] * len(g))
 
 
+def _squared_length(p: Tensors, g: Tensors, lr: float, gamma: float) -> Tensors:
+    return _step(p, g, lr, [min(1.0, gamma / _global_norm(g) ** 2)] * len(g))
+
+
+def _lengths_added(p: Tensors, g: Tensors, lr: float, gamma: float) -> Tensors:
+    total = sum(float(v.norm()) for v in g)
+    return _step(p, g, lr, [min(1.0, gamma / total)] * len(g))
+
+
+def _uphill(p: Tensors, g: Tensors, lr: float, gamma: float) -> Tensors:
+    return _step(p, g, -lr, [min(1.0, gamma / _global_norm(g))] * len(g))
+
+
 def _by_coordinate(p: Tensors, g: Tensors, lr: float, gamma: float) -> Tensors:
     return _step(p, [v.clamp(-gamma, gamma) for v in g], lr, [1.0] * len(g))
 
@@ -355,6 +368,22 @@ EXERCISES = (
                 "this cuts each entry off, as clip_grad_value_ does, and changes the direction.",
             ),
             Mistake("soft clipping", _soft, "this is soft clipping; the libraries clip hard."),
+            Mistake(
+                "uphill",
+                _uphill,
+                "a step goes against the gradient: subtract it.",
+            ),
+            Mistake(
+                "no root",
+                _squared_length,
+                "the length of a vector is the *root* of the sum of squares.",
+            ),
+            Mistake(
+                "the lengths added",
+                _lengths_added,
+                "one norm over all entries of all tensors: add their squares and take the root, "
+                "not the tensors' lengths.",
+            ),
             Mistake("no clipping", _unchanged, "gradients longer than γ must be shortened."),
         ),
     ),
