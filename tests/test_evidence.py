@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t as student
+from scipy.stats import ttest_ind, ttest_rel
 
 from kexue_lab import evidence
 
@@ -113,6 +115,21 @@ def by_hand(differences, margin):
     d = np.array(differences) - margin
     statistic = d.mean() / (d.std(ddof=1) / math.sqrt(d.size))
     return float(student.sf(statistic, d.size - 1))
+
+
+@given(SAMPLES, SAMPLES, st.sampled_from(["higher", "lower"]), st.booleans(), st.floats(0, 2))
+def test_p_is_that_of_scipys_t_tests(ours, baseline, expect, paired, margin):
+    if paired:
+        ours, baseline = ours[:4], baseline[:4]
+    try:
+        found = evidence.difference(ours, baseline, expect, paired, margin)
+    except ValueError:
+        return  # no spread
+    shift = margin if expect == "higher" else -margin
+    side = "greater" if expect == "higher" else "less"
+    test = ttest_rel if paired else partial(ttest_ind, equal_var=False)
+    p = test(np.array(ours) - shift, baseline, alternative=side).pvalue
+    assert found.holds == (p < evidence.SIGNIFICANCE) or abs(p - evidence.SIGNIFICANCE) < 1e-9
 
 
 @given(SAMPLES, st.floats(0, 2))
