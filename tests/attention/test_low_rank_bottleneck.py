@@ -17,6 +17,7 @@ from kexue_lab.attention.low_rank_bottleneck import (
     low_rank_logits,
     minimal_key_size,
 )
+from kexue_lab.exercises import exercise
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 TALKING = ("none", "pre", "post", "both")
@@ -450,3 +451,36 @@ def test_bad_sizes_are_refused(arguments, error, message):
 def test_bad_tokens_and_masks_are_refused(x, mask, error, message):
     with pytest.raises(error, match=message):
         MultiHeadAttention(4, 2)(x, mask)
+
+
+# ---------------------------------------------------------------- what the exercises say
+
+
+def solution(number):
+    return exercise("attention/low_rank_bottleneck", number).solution
+
+
+@pytest.mark.parametrize("p", [2, 4, 6])
+@pytest.mark.parametrize("n", [3, 4, 5, 6, 7, 8])
+def test_key_size_of_a_window(p, n):
+    P = window(n, lambda t: -((t / 3) ** p))
+    assert solution(1)(p, n) == minimal_key_size(P)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.booleans())
+def test_key_size_of_groups(sizes, sink):
+    group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    logits = 2.0 * (group[:, None] == group).double()
+    if sink:
+        logits[:, 0] += 3
+    assert solution(5)(sizes, sink) == minimal_key_size(logits.softmax(-1))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(4, 9), st.integers(0, 99))
+def test_who_can_win_by_trying_directions(n, seed):
+    keys = np.random.default_rng(seed).normal(size=(n, 2)) + 3
+    turns = np.linspace(0, 2 * np.pi, 100_000)
+    queries = np.stack([np.cos(turns), np.sin(turns)], 1)
+    assert solution(2)(keys) == sorted({int(token) for token in (queries @ keys.T).argmax(1)})
