@@ -467,6 +467,14 @@ def test_key_size_of_a_window(p, n):
     assert solution(1)(p, n) == minimal_key_size(P)
 
 
+@pytest.mark.parametrize("p", [2, 4, 6, 8, 10])
+def test_key_size_of_a_window_in_whole_numbers(p):
+    """Differences of neighbouring columns forget what is constant in a row."""
+    for n in range(3, 15):
+        powers = sp.Matrix(n, n, lambda i, j: (i - j) ** p)
+        assert (powers[:, 1:] - powers[:, :-1]).rank() == solution(1)(p, n)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.booleans())
 def test_key_size_of_groups(sizes, sink):
