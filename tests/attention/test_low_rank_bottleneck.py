@@ -192,6 +192,16 @@ def test_divergences_of_the_random_pattern():
         assert divergence(P, Q, K) == pytest.approx(found, abs=1e-12)
 
 
+def test_one_of_three_words_gives_up():
+    """With key size 1; the pairs (q, -q) and (k, -k) are then best where the mean keys agree."""
+    P = (torch.ones(3, 3) + torch.eye(3)).double() / 4
+    q = optimize.brentq(lambda q: 2 * math.sinh(q) / (1 + 2 * math.cosh(q)) - 1 / 4, 0, 1)
+    rows = torch.outer(torch.tensor([q, -q, 0]), torch.tensor([1.0, -1.0, 0.0])).log_softmax(-1)
+    expected = F.kl_div(rows.double(), P, reduction="batchmean").item()
+    found = fit_low_rank_attention(P, 1, 8, generator=generator(0))[2]
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_fit_is_stationary():
     """Its gradient vanishes, by torch's autograd."""
     P = window(6, lambda t: -t.abs())
