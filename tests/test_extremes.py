@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 import kexue_lab
 from kexue_lab.attention import linear_attention as la
+from kexue_lab.attention import low_rank_bottleneck as lrb
 from kexue_lab.diffusion import (
     ddim,
     diffusion_ode,
@@ -135,6 +136,12 @@ TABLE = {
         anything,
     ),
     la.efficient_attention: (lambda i: la.efficient_attention(*attention(i)), anything),
+    lrb.minimal_key_size: (lambda i: lrb.minimal_key_size(i.law(i.n, i.m)), non_negative),
+    lrb.low_rank_logits: (lambda i: lrb.low_rank_logits(i.law(i.n, i.m), i.d), anything),
+    lrb.fit_low_rank_attention: (
+        lambda i: lrb.fit_low_rank_attention(i.law(i.n, i.m), i.d, 1, 20, seeded(i)),
+        anything,
+    ),
     ddim.posterior_coefficients: (
         lambda i: ddim.posterior_coefficients(*four(i), i.number()),
         anything,
@@ -473,6 +480,7 @@ ELSEWHERE = {
         cc.symmetry_permutations,
         cc.count_orbits,
         cc.sample_crosses,
+        lrb.attention_parameter_count,
     ),
     "unchecked, for the distances entered above": (transport.least_cost, transport.solver_unit),
     "quadrature; own tests": (
