@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -101,6 +102,21 @@ def check_choice(choices: Any, /, **values: object) -> None:
     for name, value in values.items():
         if value not in get_args(choices):
             raise ValueError(f"{name} must be one of {get_args(choices)}, got {value!r}")
+
+
+def check_leading(**shapes: torch.Size) -> None:
+    """Check that leading shapes broadcast against each other.
+
+    Raises:
+        ValueError: if they do not.
+    """
+    try:
+        np.broadcast_shapes(*shapes.values())
+    except ValueError:
+        found = ", ".join(str(tuple(shape)) for shape in shapes.values())
+        raise ValueError(
+            f"{', '.join(shapes)} must have leading dimensions that broadcast, got {found}"
+        ) from None
 
 
 def check_precise(**tensors: Tensor) -> None:
