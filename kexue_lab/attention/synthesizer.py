@@ -1,9 +1,9 @@
 """Attention whose mixing matrix does not come from comparing tokens: the Synthesizer.
 
 Self-attention replaces the tokens' values V by softmax(B) V, row by row, with an n x n matrix B of
-logits. Any way to make B will do: the products of queries and keys, a small network that sees one
-token at a time ("dense"), a table ("random"), or a softmax-weighted sum of several. A row of such
-logits has a fixed length N, the longest sequence; for a shorter one the first n columns are used.
+logits. Any way to make B will do: products of queries and keys, a small network that sees one token
+("dense"), a table ("random"), or a weighted sum of several. A row of such logits has a fixed length
+N, the longest sequence; for a shorter one the first n columns are used.
 
 References:
     Y. Tay, D. Bahri, D. Metzler, D.-C. Juan, Z. Zhao, C. Zheng, "Synthesizer: Rethinking
@@ -67,9 +67,7 @@ def dense_logits(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> T
     check_leading(
         x=x.shape[:-2], w1=w1.shape[:-2], b1=b1.shape[:-2], w2=w2.shape[:-2], b2=b2.shape[:-2]
     )
-    wide = [widened(tensor) for tensor in (x, w1, b1, w2, b2)]
-    hidden = (wide[0] @ wide[1] + wide[2]).relu()
-    return narrowed(hidden @ wide[3] + wide[4], x.dtype, "logits")
+    return narrowed(_dense(*map(widened, (x, w1, b1, w2, b2))), x.dtype, "logits")
 
 
 def factorized_dense_logits(a: Tensor, b: Tensor, *, tiling: Tiling = "interleave") -> Tensor:
@@ -105,13 +103,7 @@ def factorized_dense_logits(a: Tensor, b: Tensor, *, tiling: Tiling = "interleav
     check_choice(Tiling, tiling=tiling)
     _check_axes(a=(a, ("A",)), b=(b, ("B",)))
     check_leading(a=a.shape[:-1], b=b.shape[:-1])
-    first, second = widened(a), widened(b)
-    if tiling == "interleave":
-        product = (first[..., :, None] * second[..., None, :]).flatten(-2)
-    else:
-        column = torch.arange(a.shape[-1] * b.shape[-1], device=a.device)
-        product = first[..., column % a.shape[-1]] * second[..., column % b.shape[-1]]
-    return narrowed(product, a.dtype, "logits")
+    return narrowed(_tiled(widened(a), widened(b), tiling), a.dtype, "logits")
 
 
 def toeplitz_logits(r: Tensor, n: int) -> Tensor:
@@ -183,8 +175,7 @@ def synthetic_attention(
     _check_equal("v", "m", v.shape[-2], logits.shape[-1])
     check_leading(logits=logits.shape[:-2], v=v.shape[:-2])
     seen = _masked(widened(logits), mask, is_causal)
-    if not holds((seen > -math.inf).any(-1)):
-        raise ValueError("logits must leave each row a column to see, got a row of -inf")
+    _check_rows(seen)
     return narrowed(seen.softmax(-1) @ widened(v), v.dtype, "outputs")
 
 
@@ -316,15 +307,18 @@ class SynthesizerAttention(nn.Module):
             need_weights: whether to return softmax(B), (B, h, n, n), as well.
 
         Raises:
-            TypeError: if `mask` is not boolean.
             ValueError: if n exceeds `max_length`, or a row sees no column.
         """
         if x.shape[-2] > self.max_length:
             raise ValueError(f"x must have length at most {self.max_length}, got {x.shape[-2]}")
-        logits = _masked(self.logits(x), mask, False)
-        mixed = synthetic_attention(logits, _split(self.v_proj(x), self.num_heads))
+        logits = self.logits(x)
+        if mask is not None:
+            logits = _masked(logits, mask, False)
+            _check_rows(logits)
+        weights = logits.softmax(-1)
+        mixed = weights @ _split(self.v_proj(x), self.num_heads)
         output: Tensor = self.o_proj(mixed.transpose(-3, -2).flatten(-2))
-        return (output, logits.softmax(-1)) if need_weights else output
+        return (output, weights) if need_weights else output
 
 
 class _Dot(nn.Module):
@@ -356,8 +350,7 @@ class _Dense(nn.Module):
         """One tensor (B, h, n, width) for each of the widths."""
         heads = x.unsqueeze(-3)
         return [
-            dense_logits(heads, self.w1, self.b1, w2, b2)
-            for w2, b2 in zip(self.w2, self.b2, strict=True)
+            _dense(heads, self.w1, self.b1, w2, b2) for w2, b2 in zip(self.w2, self.b2, strict=True)
         ]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -375,7 +368,8 @@ class _FactorizedDense(_Dense):
         self.tiling: Tiling = tiling
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = factorized_dense_logits(*self.rows(x), tiling=self.tiling)
+        first, second = self.rows(x)
+        rows = _tiled(first, second, self.tiling)
         return rows[..., : x.shape[-2]]
 
 
@@ -432,6 +426,17 @@ def _maker(
             return _Table(num_heads, max_length, is_trained=kind == "random")
 
 
+def _dense(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    return (x @ w1 + b1).relu() @ w2 + b2
+
+
+def _tiled(a: Tensor, b: Tensor, tiling: Tiling) -> Tensor:
+    if tiling == "interleave":
+        return (a[..., :, None] * b[..., None, :]).flatten(-2)
+    column = torch.arange(a.shape[-1] * b.shape[-1], device=a.device)
+    return a[..., column % a.shape[-1]] * b[..., column % b.shape[-1]]
+
+
 def _uniform(fan_in: int, *shape: int) -> nn.Parameter:
     """Numbers as torch's linear layers start with them."""
     return nn.Parameter((2 * torch.rand(shape) - 1) / math.sqrt(fan_in))
@@ -439,8 +444,7 @@ def _uniform(fan_in: int, *shape: int) -> nn.Parameter:
 
 def _split(x: Tensor, num_heads: int) -> Tensor:
     """(B, n, d) to (B, h, n, d/h)."""
-    n, width = x.shape[-2:]
-    return x.reshape(*x.shape[:-2], n, num_heads, width // num_heads).transpose(-3, -2)
+    return x.reshape(*x.shape[:-1], num_heads, -1).transpose(-3, -2)
 
 
 def _masked(logits: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
@@ -459,10 +463,14 @@ def _masked(logits: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
     return logits.masked_fill(~mask, -math.inf)
 
 
+def _check_rows(logits: Tensor) -> None:
+    if not holds((logits > -math.inf).any(-1)):
+        raise ValueError("logits must leave each row a column to see, got a row of -inf")
+
+
 def _checked_sizes(
     d_model: int, num_heads: int, max_length: int, rank: int, factors: tuple[int, int] | None
 ) -> tuple[int, int]:
-    """The factors of the length, after a check of all sizes."""
     check_count(d_model=d_model, num_heads=num_heads, max_length=max_length, rank=rank)
     if d_model % num_heads:
         raise ValueError(f"num_heads must divide d_model = {d_model}, got {num_heads}")
