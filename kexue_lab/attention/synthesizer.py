@@ -67,7 +67,8 @@ def dense_logits(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> T
     check_leading(
         x=x.shape[:-2], w1=w1.shape[:-2], b1=b1.shape[:-2], w2=w2.shape[:-2], b2=b2.shape[:-2]
     )
-    return narrowed(_dense(*map(widened, (x, w1, b1, w2, b2))), x.dtype, "logits")
+    x_, w1, b1, w2, b2 = map(widened, (x, w1, b1, w2, b2))
+    return narrowed((x_ @ w1 + b1).relu() @ w2 + b2, x.dtype, "logits")
 
 
 def factorized_dense_logits(a: Tensor, b: Tensor, *, tiling: Tiling = "interleave") -> Tensor:
@@ -340,18 +341,16 @@ class _Dense(nn.Module):
 
     def __init__(self, d_model: int, num_heads: int, *widths: int) -> None:
         super().__init__()
+        self.num_heads = num_heads
         hidden = d_model // num_heads
-        self.w1 = _uniform(d_model, num_heads, d_model, hidden)
-        self.b1 = _uniform(d_model, num_heads, 1, hidden)
+        self.hidden = nn.Linear(d_model, d_model)
         self.w2 = nn.ParameterList(_uniform(hidden, num_heads, hidden, n) for n in widths)
         self.b2 = nn.ParameterList(_uniform(hidden, num_heads, 1, n) for n in widths)
 
     def rows(self, x: Tensor) -> list[Tensor]:
         """One tensor (B, h, n, width) for each of the widths."""
-        heads = x.unsqueeze(-3)
-        return [
-            _dense(heads, self.w1, self.b1, w2, b2) for w2, b2 in zip(self.w2, self.b2, strict=True)
-        ]
+        hidden = _split(self.hidden(x).relu(), self.num_heads)
+        return [hidden @ w2 + b2 for w2, b2 in zip(self.w2, self.b2, strict=True)]
 
     def forward(self, x: Tensor) -> Tensor:
         (rows,) = self.rows(x)
@@ -424,10 +423,6 @@ def _maker(
             return _FactorizedTable(num_heads, max_length, rank)
         case _:
             return _Table(num_heads, max_length, is_trained=kind == "random")
-
-
-def _dense(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    return (x @ w1 + b1).relu() @ w2 + b2
 
 
 def _tiled(a: Tensor, b: Tensor, tiling: Tiling) -> Tensor:

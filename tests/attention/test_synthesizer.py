@@ -195,6 +195,16 @@ def test_dot_is_the_shared_attention():
     close(ours(x, mask=keep), theirs(x, mask=keep))
 
 
+def test_dense_rows_are_those_of_the_function():
+    attention = layer(8, 2, 6, ("dense",))
+    x, maker = randn(3, 5, 8), attention.makers[0]
+    for head in range(2):
+        own = slice(4 * head, 4 * head + 4)
+        w1, b1 = maker.hidden.weight[own].T, maker.hidden.bias[own]
+        expected = dense_logits(x, w1, b1, maker.w2[0][head], maker.b2[0][head, 0])
+        close(attention.logits(x)[:, head], expected[..., :5])
+
+
 @every_kind
 def test_weights_are_those_of_the_output(kind):
     attention = layer(8, 2, 6, (kind,))
@@ -249,7 +259,7 @@ def test_parameters_are_counted(kind, num_heads):
     counted = sum(
         parameter.numel()
         for name, parameter in attention.makers.named_parameters()
-        if "b1" not in name and "b2" not in name
+        if "bias" not in name and "b2" not in name
     )
     assert counted == logit_parameter_count(kind, 8, 12, num_heads=num_heads, **options)
 
@@ -286,7 +296,7 @@ def test_tiling_shows_in_the_columns(factors, period):
         attention = layer(4, 2, n, ("factorized_dense",), factors=factors, tiling=tiling)
         with torch.no_grad():
             for maker in attention.makers:
-                maker.b1 += 2  # no unit is off
+                maker.hidden.bias += 2  # no unit is off
         row = attention.logits(x)[0, 0, 0]
         assert len(set(row.tolist())) == distinct
 
