@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 import kexue_lab
 from kexue_lab.attention import linear_attention as la
 from kexue_lab.attention import low_rank_bottleneck as lrb
+from kexue_lab.attention import synthesizer as sy
 from kexue_lab.diffusion import (
     ddim,
     diffusion_ode,
@@ -140,6 +141,27 @@ TABLE = {
     lrb.low_rank_logits: (lambda i: lrb.low_rank_logits(i.law(i.n, i.m), i.d), anything),
     lrb.fit_low_rank_attention: (
         lambda i: lrb.fit_low_rank_attention(i.law(i.n, i.m), i.d, 1, 20, seeded(i)),
+        anything,
+    ),
+    sy.dense_logits: (
+        lambda i: sy.dense_logits(
+            i.tensor(i.n, i.d), i.tensor(i.d, i.m), i.tensor(i.m), i.tensor(i.m, 3), i.tensor(3)
+        ),
+        anything,
+    ),
+    sy.factorized_dense_logits: (
+        lambda i: sy.factorized_dense_logits(
+            i.tensor(i.n, i.d),
+            i.tensor(i.n, i.m),
+            tiling=i.draw(st.sampled_from(["interleave", "repeat"])),
+        ),
+        anything,
+    ),
+    sy.toeplitz_logits: (lambda i: sy.toeplitz_logits(i.tensor(2 * i.n - 1), i.n), anything),
+    sy.synthetic_attention: (
+        lambda i: sy.synthetic_attention(
+            i.tensor(i.n, i.n), i.tensor(i.n, i.d), is_causal=i.draw(st.booleans())
+        ),
         anything,
     ),
     ddim.posterior_coefficients: (
@@ -472,6 +494,7 @@ ELSEWHERE = {
     ),
     "a few numbers in a row": (skip_tuning.skip_weights, ddim.check_decreasing_times),
     "whole numbers, exact": (
+        sy.logit_parameter_count,
         cc.dominant_color,
         cc.arm_matrix,
         cc.count_crosses,
