@@ -105,6 +105,13 @@ def _table(
     return logits
 
 
+def _round_the_corner(w: Array, step: int, n: int) -> Array:
+    logits = np.full((n, n), -math.inf)
+    for i, m in itertools.product(range(n), range(len(w))):
+        logits[i, (i - m * step) % n] = math.log(w[m])
+    return logits
+
+
 def _weights(logits: Any, *_: Any) -> Array:
     """The softmax of the rows, which is what a table is for."""
     table = np.asarray(logits, dtype=float)
@@ -218,6 +225,17 @@ EXERCISES = (
                 lambda j, a, b, c: (j, j // c, j),
             ),
             _places_mistake(
+                "p by the other lengths",
+                "p is the first digit of j: it stays for b·c columns, the product of the lengths "
+                "behind it.",
+                lambda j, a, b, c: (min(j // (a * b), a - 1), j // c, j),
+            ),
+            _places_mistake(
+                "p after b columns",
+                "p stays for b·c columns: q and s run through all their pairs in between.",
+                lambda j, a, b, c: (j // b, j // c, j),
+            ),
+            _places_mistake(
                 "p fastest",
                 "all triples occur, but in another order: p is to change last.",
                 lambda j, a, b, c: (j, j // a, j // (a * b)),
@@ -253,7 +271,7 @@ EXERCISES = (
             Mistake(
                 "different factors",
                 lambda n: [(a, b) for a, b in _pairs(n) if a != b],
-                "to be different is not enough: 2 and 6 share the divisor 2.",
+                "to be different is not enough: for N = 36, 2 and 18 share the divisor 2.",
             ),
             Mistake(
                 "neither divides the other",
@@ -282,6 +300,21 @@ EXERCISES = (
                 "0 elsewhere",
                 lambda w, step, n: _table(w, step, n, elsewhere=0.0),
                 "a logit 0 is a weight e⁰ = 1; which logit is no weight?",
+            ),
+            Mistake(
+                "weights and 0 elsewhere",
+                lambda w, step, n: _table(w, step, n, logit=lambda weight: weight, elsewhere=0.0),
+                "a table holds logits: the softmax takes the exponential of each, of 0 also.",
+            ),
+            Mistake(
+                "the weights themselves",
+                lambda w, step, n: _weights(_table(w, step, n)),
+                "these are the weights; what stands in the table is still to pass a softmax.",
+            ),
+            Mistake(
+                "round the corner",
+                _round_the_corner,
+                "at the start only places that exist: a negative index counts from the end.",
             ),
             Mistake(
                 "no holes",
