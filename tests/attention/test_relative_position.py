@@ -18,6 +18,7 @@ from kexue_lab.attention.relative_position import (
     probe_floor,
     toeplitz_bias,
 )
+from kexue_lab.exercises import exercise
 from kexue_lab.transformer import SelfAttention
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -494,3 +495,84 @@ def test_bad_floors_are_refused():
         probe_floor(4, "mae")
     with pytest.raises(ValueError, match="n must be at least 1"):
         probe_floor(0, "mse")
+
+
+# ---------------------------------------------------------------- what the exercises say
+
+
+def solution(number):
+    return exercise("attention/relative_position", number).solution
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 10])
+def test_floors_of_a_mirrored_net_by_the_best_table(n):
+    """The best output of each mirror pair, by averages over the pair."""
+    targets = torch.eye(n, dtype=torch.float64)
+    best = (targets + targets.flip(0)) / 2
+    entropy = -torch.log((best * targets).sum(1)).mean().item()
+    numbers = torch.arange(1.0, n + 1).double()
+    error = F.mse_loss((numbers + numbers.flip(0)) / 2, numbers).item()
+    assert solution(1)(n) == pytest.approx((error, entropy), abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 3, 8])
+def test_a_factor_for_squares(n):
+    urpe = URPE(1, n).double()
+    with torch.no_grad():
+        urpe.table.copy_(torch.tensor(solution(2)(n)).double())
+        weights = urpe(torch.full((1, 1, n, n), 1 / n, dtype=torch.float64))
+    squares = torch.arange(1, n + 1).double() ** 2
+    assert torch.allclose(weights.sum(-1)[0, 0], squares, rtol=1e-12)
+
+
+def test_which_of_six_nets_can_solve_the_probe():
+    """Random nets: how far apart are the outputs at any two places?"""
+    n, x = 7, randn(8).expand(1, 7, 8)
+
+    def symmetric(module):
+        module.bias.data = (module.bias.data + module.bias.data.flip(-1)) / 2
+
+    def on_a_circle(module):
+        module.bias.data[:, : n - 1] = module.bias.data[:, n:]
+        nn.init.normal_(module.urpe.table)
+        module.urpe.table.data[:, : n - 1] = module.urpe.table.data[:, n:]
+
+    special, found = randn(1, 1, 8, seed=9), []
+    for args, options, change, tokens in (
+        (("rope",), {"causal": True}, None, x),
+        (("bias", "l2"), {}, symmetric, x),
+        (("rope", "l2"), {}, None, x),
+        (("bias",), {}, symmetric, torch.cat([special, x], 1)),
+        (("bias",), {"urpe": True}, on_a_circle, x),
+        (("bias",), {"causal": True}, None, torch.cat([x, special], 1)),
+    ):
+        torch.manual_seed(3)
+        module = RelativeAttention(8, 2, tokens.shape[1], *args, **options).double()
+        if change:
+            change(module)
+        with torch.no_grad():
+            outputs = module(tokens)[0]
+        outputs = outputs[1:] if len(found) == 3 else outputs[:n]
+        found.append(bool(torch.pdist(outputs).min() > 1e-6))
+    assert found == solution(3)()
+
+
+def test_a_factor_with_a_long_table_is_urpe():
+    urpe = URPE(2, 5).double()
+    nn.init.normal_(urpe.table)
+    logits = randn(2, 5, 5)
+    with torch.no_grad():
+        expected = urpe(logits.softmax(-1)[None])[0]
+        assert torch.allclose(solution(4)(logits, urpe.table), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("n", range(1, 9))
+@pytest.mark.parametrize("same", [False, True])
+def test_two_special_tokens(n, same):
+    places = torch.arange(n + 2, dtype=torch.float64)
+    weights = attention_weights(-0.3 * (places[:, None] - places).abs())
+    values = randn(1, 2).repeat(n + 2, 1)
+    values[0], values[-1] = randn(2, seed=1), randn(2, seed=1 if same else 2)
+    outputs = (weights @ values)[1:-1]
+    distinct = {tuple(round(float(entry), 9) for entry in row) for row in outputs}
+    assert len(distinct) == solution(5)(n, same)
