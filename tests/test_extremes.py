@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 import kexue_lab
 from kexue_lab.attention import linear_attention as la
 from kexue_lab.attention import low_rank_bottleneck as lrb
+from kexue_lab.attention import relative_position as rp
 from kexue_lab.attention import synthesizer as sy
 from kexue_lab.diffusion import (
     ddim,
@@ -164,6 +165,15 @@ TABLE = {
         ),
         anything,
     ),
+    rp.toeplitz_bias: (lambda i: rp.toeplitz_bias(i.tensor(2 * i.n - 1), i.n), anything),
+    rp.apply_rope: (lambda i: rp.apply_rope(i.tensor(i.n, 2 * i.d), base=i.number()), anything),
+    rp.attention_weights: (
+        lambda i: rp.attention_weights(
+            i.tensor(i.n, i.m), i.draw(st.sampled_from(["softmax", "l2", "none"]))
+        ),
+        non_negative,
+    ),
+    rp.probe_floor: (lambda i: rp.probe_floor(i.n, "mse"), non_negative),
     ddim.posterior_coefficients: (
         lambda i: ddim.posterior_coefficients(*four(i), i.number()),
         anything,
