@@ -124,6 +124,11 @@ EXERCISES = (
                 "what is the best common number for i and n + 1 - i? It is the same for each pair.",
             ),
             Mistake(
+                "half as many places",
+                lambda n: (((n / 2) ** 2 - 1) / 12, 2 * (n // 2) / n * math.log(2)),
+                "the best constant of a pair i, n + 1 - i is still (n + 1)/2.",
+            ),
+            Mistake(
                 "no squared error within a pair's class",
                 lambda n: (0.0, 2 * (n // 2) / n * math.log(2)),
                 "the net must give one number to both i and n + 1 - i.",
