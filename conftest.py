@@ -4,6 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from kexue_lab.course.kernels import can_fork, launch_forked_kernel
 from kexue_lab.course.notebooks import KERNEL_ENVIRONMENT, kernel_address
 from kexue_lab.course.outputs import outputs_differ
 
@@ -62,6 +63,15 @@ def _give_each_kernel_its_own_sockets() -> None:
     nbval.kernel.KernelManager = with_sockets
 
 
+def _fork_kernels() -> None:
+    """Let nbval's kernels start with what every notebook imports."""
+    from jupyter_client.provisioning import local_provisioner
+
+    local_provisioner.launch_kernel = launch_forked_kernel
+
+
 _run_cells_as_jupyter_does()
 _compare_outputs_as_a_reader_would()
 _give_each_kernel_its_own_sockets()
+if can_fork():
+    _fork_kernels()

@@ -255,7 +255,7 @@ def stage_api(used: dict[str, dict[str, list[str]]]) -> None:
             write(
                 f"api/{module}.md",
                 f"# {dotted.removeprefix('kexue_lab.')}\n\n```{{eval-rst}}\n"
-                f".. automodule:: {dotted}\n   :members:\n```\n"
+                f".. automodule:: {dotted}\n   :members:\n   :ignore-module-all:\n```\n"
                 + "\n".join(used_in(used.get(module, {}))),
             )
     write("api/index.md", "\n".join(lines))

@@ -116,6 +116,21 @@ def check_choice(choices: Any, /, **values: object) -> None:
             raise ValueError(f"{name} must be one of {get_args(choices)}, got {value!r}")
 
 
+def check_leading(**shapes: torch.Size) -> None:
+    """Check that leading shapes broadcast against each other.
+
+    Raises:
+        ValueError: if they do not.
+    """
+    try:
+        np.broadcast_shapes(*shapes.values())
+    except ValueError:
+        found = ", ".join(str(tuple(shape)) for shape in shapes.values())
+        raise ValueError(
+            f"{', '.join(shapes)} must have leading dimensions that broadcast, got {found}"
+        ) from None
+
+
 def check_precise(**tensors: Tensor) -> None:
     """Check float32 or float64 tensors of one dtype, for work that half precision would spoil.
 

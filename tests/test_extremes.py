@@ -21,6 +21,9 @@ from hypothesis import strategies as st
 
 import kexue_lab
 from kexue_lab.attention import linear_attention as la
+from kexue_lab.attention import low_rank_bottleneck as lrb
+from kexue_lab.attention import relative_position as rp
+from kexue_lab.attention import synthesizer as sy
 from kexue_lab.diffusion import (
     ddim,
     diffusion_ode,
@@ -135,6 +138,42 @@ TABLE = {
         anything,
     ),
     la.efficient_attention: (lambda i: la.efficient_attention(*attention(i)), anything),
+    lrb.minimal_key_size: (lambda i: lrb.minimal_key_size(i.law(i.n, i.m)), non_negative),
+    lrb.low_rank_logits: (lambda i: lrb.low_rank_logits(i.law(i.n, i.m), i.d), anything),
+    lrb.fit_low_rank_attention: (
+        lambda i: lrb.fit_low_rank_attention(i.law(i.n, i.m), i.d, 1, 20, seeded(i)),
+        anything,
+    ),
+    sy.dense_logits: (
+        lambda i: sy.dense_logits(
+            i.tensor(i.n, i.d), i.tensor(i.d, i.m), i.tensor(i.m), i.tensor(i.m, 3), i.tensor(3)
+        ),
+        anything,
+    ),
+    sy.factorized_dense_logits: (
+        lambda i: sy.factorized_dense_logits(
+            i.tensor(i.n, i.d),
+            i.tensor(i.n, i.m),
+            tiling=i.draw(st.sampled_from(["interleave", "repeat"])),
+        ),
+        anything,
+    ),
+    sy.toeplitz_logits: (lambda i: sy.toeplitz_logits(i.tensor(2 * i.n - 1), i.n), anything),
+    sy.synthetic_attention: (
+        lambda i: sy.synthetic_attention(
+            i.tensor(i.n, i.n), i.tensor(i.n, i.d), is_causal=i.draw(st.booleans())
+        ),
+        anything,
+    ),
+    rp.toeplitz_bias: (lambda i: rp.toeplitz_bias(i.tensor(2 * i.n - 1), i.n), anything),
+    rp.apply_rope: (lambda i: rp.apply_rope(i.tensor(i.n, 2 * i.d), base=i.number()), anything),
+    rp.attention_weights: (
+        lambda i: rp.attention_weights(
+            i.tensor(i.n, i.m), i.draw(st.sampled_from(["softmax", "l2", "none"]))
+        ),
+        non_negative,
+    ),
+    rp.probe_floor: (lambda i: rp.probe_floor(i.n, "mse"), non_negative),
     ddim.posterior_coefficients: (
         lambda i: ddim.posterior_coefficients(*four(i), i.number()),
         anything,
@@ -465,6 +504,7 @@ ELSEWHERE = {
     ),
     "a few numbers in a row": (skip_tuning.skip_weights, ddim.check_decreasing_times),
     "whole numbers, exact": (
+        sy.logit_parameter_count,
         cc.dominant_color,
         cc.arm_matrix,
         cc.count_crosses,
@@ -473,6 +513,7 @@ ELSEWHERE = {
         cc.symmetry_permutations,
         cc.count_orbits,
         cc.sample_crosses,
+        lrb.attention_parameter_count,
     ),
     "unchecked, for the distances entered above": (transport.least_cost, transport.solver_unit),
     "quadrature; own tests": (

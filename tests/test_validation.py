@@ -13,6 +13,7 @@ from kexue_lab.validation import (
     check_distribution,
     check_finite,
     check_floating,
+    check_leading,
     check_non_negative,
     check_positive,
     check_same_place,
@@ -30,6 +31,7 @@ def test_good_arguments_pass():
     check_non_negative(rate=0.0, width=3)
     check_count(n=1, m=10)
     check_count(0, n=0)
+    check_leading(q=torch.Size([3, 1]), k=torch.Size([4]), v=torch.Size([]))
     check_distribution(p=torch.tensor([[0.25, 0.75], [1.0, 0.0]]))
     check_distribution(torch.float16, p=torch.tensor([0.3, 0.69]))
     check_same_place("x", X, "y", torch.ones(1))
@@ -68,6 +70,11 @@ def test_what_torch_takes_is_a_tensor():
         (lambda: check_non_negative(width=None), TypeError, "width must be a real number.*None"),
         (lambda: check_count(n=0), ValueError, "n must be at least 1, got 0"),
         (lambda: check_count(2, n=3, m=1), ValueError, "m must be at least 2, got 1"),
+        (
+            lambda: check_leading(q=torch.Size([3]), k=torch.Size([1]), v=torch.Size([2])),
+            ValueError,
+            r"q, k, v must have leading dimensions that broadcast, got \(3,\), \(1,\), \(2,\)",
+        ),
         (lambda: check_count(n=2.0), TypeError, "n must be an integer, got 2.0"),
         (lambda: check_count(n=True), TypeError, "n must be an integer, got True"),
         (lambda: check_distribution(p=X - 2), ValueError, "p must be non-negative, got smallest"),

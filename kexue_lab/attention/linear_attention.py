@@ -14,13 +14,12 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kexue_lab.precision import power_of_two
-from kexue_lab.validation import check_choice, check_count, check_floating
+from kexue_lab.validation import check_choice, check_count, check_floating, check_leading
 
 FeatureMap = Callable[[Tensor], Tensor]
 """A feature map φ, applied to every row: (..., n, d) to (..., n, D)."""
@@ -214,7 +213,7 @@ def linear_attention_step(
     if state is not None:
         _check_state(state, (phi_k.shape[-1], v.shape[-1]), wide)
         tensors |= {"state[0]": state[0].shape[:-2], "state[1]": state[1].shape[:-1]}
-    _check_leading(tensors)
+    check_leading(**tensors)
     phi_q, phi_k, value = phi_q.to(wide), phi_k.to(wide), v.to(wide)
     phi_q = phi_q / power_of_two(phi_q.abs().amax(-1, keepdim=True))
     old_sum, old_normalizer = (0.0, 0.0) if state is None else state
@@ -423,7 +422,7 @@ def _check_attention(is_causal: bool, q: Tensor, k: Tensor, v: Tensor | None = N
         _check_equal("v", "n", v.shape[-2], k.shape[-2])
     if is_causal:
         _check_equal("q", "n_q = n for is_causal", q.shape[-2], k.shape[-2])
-    _check_leading({name: value.shape[:-2] for name, value in tensors.items()})
+    check_leading(**{name: value.shape[:-2] for name, value in tensors.items()})
 
 
 def _check_state(state: State, shape: tuple[int, int], dtype: torch.dtype) -> None:
@@ -433,16 +432,6 @@ def _check_state(state: State, shape: tuple[int, int], dtype: torch.dtype) -> No
             raise TypeError(f"{name} must have dtype {dtype}, got {value.dtype}")
         if value.shape[-len(tail) :] != tail:
             raise ValueError(f"{name} must have shape (..., *{tail}), got {tuple(value.shape)}")
-
-
-def _check_leading(shapes: dict[str, torch.Size]) -> None:
-    try:
-        np.broadcast_shapes(*shapes.values())
-    except ValueError:
-        found = ", ".join(str(tuple(shape)) for shape in shapes.values())
-        raise ValueError(
-            f"{', '.join(shapes)} must have leading dimensions that broadcast, got {found}"
-        ) from None
 
 
 def _check_equal(name: str, what: str, found: int, expected: int) -> None:

@@ -33,29 +33,23 @@ _State = tuple[Tensor, ...]
 
 
 class Mixture(NamedTuple):
-    """The parameters of Gaussian mixtures, one for each entry of the leading axes.
-
-    Attributes:
-        weights: mixing weights, shape (..., K), summing to 1 over K.
-        means: component means, shape (..., K, d).
-        covariances: component covariances, shape (..., K, d, d).
-    """
+    """The parameters of Gaussian mixtures, one for each entry of the leading axes."""
 
     weights: Tensor
+    """Mixing weights, shape (..., K), summing to 1 over K."""
     means: Tensor
+    """Component means, shape (..., K, d)."""
     covariances: Tensor
+    """Component covariances, shape (..., K, d, d)."""
 
 
 class EStep(NamedTuple):
-    """What the E-step computes.
-
-    Attributes:
-        resp: responsibilities p(k|x_n), shape (..., N, K), rows sum to 1.
-        log_likelihood: average log-likelihood (1/N) Σ_n log p(x_n) in nats, shape (...).
-    """
+    """What the E-step computes."""
 
     resp: Tensor
+    """Responsibilities p(k|x_n), shape (..., N, K), rows sum to 1."""
     log_likelihood: Tensor
+    """Average log-likelihood (1/N) Σ_n log p(x_n) in nats, shape (...)."""
 
 
 @dataclass(frozen=True)
