@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,10 @@ def functions_used(notebook: Any) -> str:
 
 
 def library_names(notebook: Any) -> set[tuple[str, str]]:
-    """(module, name) of the series' functions and classes that the notebook's code uses."""
+    """(module, name) of the series' functions and classes that the notebook's code uses.
+
+    The module is the one that defines them: some are offered by a neighbour, too.
+    """
     names: set[tuple[str, str]] = set()
     modules: dict[str, str] = {}
     for cell in notebook.cells:
@@ -212,7 +216,16 @@ def library_names(notebook: Any) -> set[tuple[str, str]]:
                         modules[alias.asname] = path
             elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 names.add((modules.get(node.value.id, ""), node.attr))
-    return {(module, name) for module, name in names if "/" in module}
+    return {(home_of(module, name), name) for module, name in names if "/" in module}
+
+
+def home_of(module: str, name: str) -> str:
+    """The module, as a path, that defines what a module offers by name."""
+    offered = getattr(import_module(f"kexue_lab.{module.replace('/', '.')}"), name)
+    dotted: str = getattr(offered, "__module__", None) or ""
+    if not dotted.startswith("kexue_lab."):
+        return module
+    return dotted.removeprefix("kexue_lab.").replace(".", "/")
 
 
 # --- the pages around them ---------------------------------------------------------------------

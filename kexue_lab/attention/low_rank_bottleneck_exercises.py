@@ -52,6 +52,8 @@ def _groups_key_size(sizes: list[int], sink: bool) -> int:
 
 def _key_points(rng: np.random.Generator) -> Inputs:
     yield (np.array([[0.0, 3.0], [1.0, 0.5], [4.0, 1.0], [1.5, 2.5], [-1.0, -1.0], [0.5, 1.0]]),)
+    # A key in the middle of a side ties with its ends, and is never alone.
+    yield (np.array([[4.0, 0.0], [0.0, 0.0], [2.0, 2.0], [1.0, 1.0], [0.0, 4.0], [0.0, 1.0]]),)
     for shift in (0.0, 3.0, -5.0, 2.0, 0.0):
         n = int(rng.integers(7, 12))
         yield (rng.standard_normal((n, 2)) + shift,)
@@ -184,6 +186,17 @@ EXERCISES = (
                 "the row's own term kept",
                 lambda p, n: min(p + 1, n),
                 "the term with i alone is a constant of its row: softmax ignores it.",
+            ),
+            Mistake(
+                "all powers of j, the row's own term too",
+                lambda p, n: p + 1,
+                "of the terms in the expansion the one without j is a constant of its row; and no "
+                "pattern of n tokens needs more than n - 1.",
+            ),
+            Mistake(
+                "all powers of j, at most n - 1",
+                lambda p, n: min(p + 1, n - 1),
+                "the term without j is a constant of its row: softmax ignores it.",
             ),
             Mistake(
                 "the degree alone",
