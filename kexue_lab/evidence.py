@@ -235,7 +235,7 @@ def difference(
             is none, or a difference without any spread.
     """
     a, b = _seeds(ours, baseline, expect, paired, margin)
-    error, freedom = _error_of_difference(a, b, paired)
+    error, freedom = _error_and_freedom(a, b, paired)
     if not error > _NOISE * max(abs(a).max(), abs(b).max()):
         raise ValueError("the difference has no spread over the seeds")
     mean = float(a.mean() - b.mean())
@@ -321,14 +321,15 @@ def _seeds(
     return a, b
 
 
-def _error_of_difference(a: NDArray[Any], b: NDArray[Any], paired: bool) -> tuple[float, float]:
+def _error_and_freedom(a: NDArray[Any], b: NDArray[Any], paired: bool) -> tuple[float, float]:
     """The standard error of the mean difference, and its degrees of freedom (Welch's, unpaired)."""
     if paired:
         return float((a - b).std(ddof=1) / math.sqrt(a.size)), a.size - 1
     parts = np.array([a.var(ddof=1) / a.size, b.var(ddof=1) / b.size])
-    weights = parts / parts.sum() if parts.any() else parts
-    freedom = 1 / (weights**2 / np.array([a.size - 1, b.size - 1])).sum() if parts.any() else 0.0
-    return math.sqrt(parts.sum()), float(freedom)
+    if not parts.any():
+        return 0.0, 0.0
+    shares = parts / parts.sum()
+    return math.sqrt(parts.sum()), float(1 / (shares**2 / [a.size - 1, b.size - 1]).sum())
 
 
 def _mean_and_error(samples: Any) -> tuple[float, float]:
