@@ -11,7 +11,39 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from kexue_lab.validation import check_count
+from kexue_lab.validation import check_count, check_mask
+
+
+def split_heads(features: Tensor, num_heads: int) -> Tensor:
+    """(…, n, heads · d) to (…, heads, n, d)."""
+    return features.reshape(*features.shape[:-1], num_heads, -1).transpose(-3, -2)
+
+
+def merge_heads(heads: Tensor) -> Tensor:
+    """(…, heads, n, d) to (…, n, heads · d)."""
+    return heads.transpose(-3, -2).flatten(-2)
+
+
+def seen_by(logits: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor | None:
+    """Return which columns each row of the logits, (…, n, n), may see; None for all.
+
+    Args:
+        logits: gives shape and device.
+        mask: boolean, True where a row may see a column; broadcasts to `logits`.
+        is_causal: whether row i sees columns j ≤ i only.
+
+    Raises:
+        TypeError: if `mask` is not boolean.
+        ValueError: if `mask` does not fit, or a row sees no column.
+    """
+    check_mask(logits.shape, mask=mask)
+    if not is_causal:
+        return mask
+    earlier = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
+    if mask is None:
+        return earlier
+    check_mask(logits.shape, mask=earlier & mask)
+    return earlier & mask
 
 
 class SelfAttention(nn.Module):
@@ -45,18 +77,13 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix the tokens of x, (B, n, d_model); `mask` broadcasts to (B, heads, n, n)."""
-        q, k, v = self.qkv_proj(x).unflatten(-1, (3, self.num_heads, -1)).movedim(-3, 0)
-        q, k, v = (part.transpose(-3, -2) for part in (q, k, v))  # (B, heads, n, d_k)
+        q, k, v = (split_heads(part, self.num_heads) for part in self.qkv_proj(x).chunk(3, -1))
         # Written out: `scaled_dot_product_attention` has no rule for `torch.vmap` on a CPU.
         logits = q @ k.mT / math.sqrt(q.shape[-1])
-        if self.is_causal:
-            logits = logits.masked_fill(
-                torch.ones_like(logits, dtype=torch.bool).triu(1), -math.inf
-            )
-        if mask is not None:
-            logits = logits.masked_fill(~mask, -math.inf)
-        mixed = logits.softmax(-1) @ v
-        output: Tensor = self.o_proj(mixed.transpose(-3, -2).flatten(-2))
+        seen = seen_by(logits, mask, self.is_causal)
+        if seen is not None:
+            logits = logits.masked_fill(~seen, -math.inf)
+        output: Tensor = self.o_proj(merge_heads(logits.softmax(-1) @ v))
         return output
 
 

@@ -131,6 +131,28 @@ def check_leading(**shapes: torch.Size) -> None:
         ) from None
 
 
+def check_mask(shape: torch.Size, /, **masks: Tensor | None) -> None:
+    """Check boolean masks, True where a row may see a column, that broadcast to a shape.
+
+    None, no mask, passes.
+
+    Raises:
+        TypeError: if one is not boolean.
+        ValueError: if one does not broadcast to the shape, or a row sees no column.
+    """
+    for name, mask in masks.items():
+        if mask is None:
+            continue
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+            raise TypeError(f"{name} must be boolean, got {found}")
+        sizes = zip(reversed(mask.shape), reversed(shape), strict=False)
+        if mask.ndim > len(shape) or any(own not in (1, full) for own, full in sizes):
+            raise ValueError(f"{name} must broadcast to {tuple(shape)}, got {tuple(mask.shape)}")
+        if not holds(mask.any(-1)):
+            raise ValueError(f"{name} must let each row see a column, got a row that sees none")
+
+
 def check_precise(**tensors: Tensor) -> None:
     """Check float32 or float64 tensors of one dtype, for work that half precision would spoil.
 

@@ -80,6 +80,14 @@ def test_causal_mask_joins_a_mask():
     torch.testing.assert_close(attention(x, keep)[:, 2], attention(x[:, [0, 2]])[:, 1])
 
 
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_a_token_that_sees_nothing_is_refused(is_causal):
+    attention = SelfAttention(8, 2, is_causal=is_causal)
+    keep = torch.tensor([False, True, True]) if is_causal else torch.zeros(3, dtype=torch.bool)
+    with pytest.raises(ValueError, match="a row that sees none"):
+        attention(torch.zeros(2, 3, 8), keep)
+
+
 def test_causal_transformer_ignores_the_future():
     model = Transformer([SelfAttention(8, 2, is_causal=True)] * 2, 8, vocabulary=7, max_length=9)
     tokens = torch.randint(7, (2, 9), generator=seeded(5))

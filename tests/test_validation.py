@@ -14,12 +14,14 @@ from kexue_lab.validation import (
     check_finite,
     check_floating,
     check_leading,
+    check_mask,
     check_non_negative,
     check_positive,
     check_same_place,
 )
 
 X = torch.zeros(2)
+SQUARE = torch.Size([3, 3])
 META = torch.zeros(2, device="meta")
 
 
@@ -35,6 +37,7 @@ def test_good_arguments_pass():
     check_distribution(p=torch.tensor([[0.25, 0.75], [1.0, 0.0]]))
     check_distribution(torch.float16, p=torch.tensor([0.3, 0.69]))
     check_same_place("x", X, "y", torch.ones(1))
+    check_mask(torch.Size([2, 3, 4]), mask=torch.ones(3, 1, dtype=torch.bool), other=None)
 
 
 def test_what_torch_takes_is_a_tensor():
@@ -77,6 +80,23 @@ def test_what_torch_takes_is_a_tensor():
         ),
         (lambda: check_count(n=2.0), TypeError, "n must be an integer, got 2.0"),
         (lambda: check_count(n=True), TypeError, "n must be an integer, got True"),
+        (
+            lambda: check_mask(SQUARE, mask=torch.ones(3, 3)),
+            TypeError,
+            "mask must be boolean, got torch.float32",
+        ),
+        (lambda: check_mask(SQUARE, seen=[[True]]), TypeError, "seen must be boolean, got list"),
+        (
+            lambda: check_mask(SQUARE, mask=torch.ones(2, 3).bool()),
+            ValueError,
+            r"mask must broadcast to \(3, 3\), got \(2, 3\)",
+        ),
+        (lambda: check_mask(SQUARE, mask=torch.ones(2, 3, 3).bool()), ValueError, "broadcast to"),
+        (
+            lambda: check_mask(SQUARE, mask=torch.eye(3).bool().tril(-1)),
+            ValueError,
+            "mask must let each row see a column, got a row that sees none",
+        ),
         (lambda: check_distribution(p=X - 2), ValueError, "p must be non-negative, got smallest"),
         (lambda: check_distribution(q=torch.ones(2)), ValueError, "q must sum to 1.*got sum 2"),
         (lambda: as_floating("x", "word"), TypeError, "x must be a tensor or an array"),

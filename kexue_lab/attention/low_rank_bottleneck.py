@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from scipy import optimize, special
 from torch import Tensor, nn
 
-from kexue_lab.precision import holds, narrowed, widened
-from kexue_lab.validation import check_choice, check_count, check_finite, check_precise
+from kexue_lab.precision import narrowed, widened
+from kexue_lab.transformer import merge_heads, split_heads
+from kexue_lab.validation import check_choice, check_count, check_finite, check_mask, check_precise
 
 Talking = Literal["none", "pre", "post", "both"]
 """Where the heads are mixed: nowhere, before the softmax, after it, or both."""
@@ -221,7 +222,10 @@ class MultiHeadAttention(nn.Module):
             ValueError: for wrong shapes, or a mask that hides all tokens from one.
         """
         _check_tokens(x, mask, self.q_proj.weight, self.num_heads)
-        q, k = self._heads(self.q_proj(x)), self._heads(self.k_proj(x))
+        q, k, v = (
+            split_heads(widened(layer(x)), self.num_heads)
+            for layer in (self.q_proj, self.k_proj, self.v_proj)
+        )
         logits = q / math.sqrt(self.key_size) @ k.mT
         if self.mix_pre is not None:
             logits = _mixed(self.mix_pre, logits)
@@ -230,14 +234,8 @@ class MultiHeadAttention(nn.Module):
         weights = logits.softmax(-1)
         if self.mix_post is not None:
             weights = _mixed(self.mix_post, weights)
-        heads = weights @ self._heads(self.v_proj(x))
-        out: Tensor = self.o_proj(heads.transpose(1, 2).flatten(2).to(x.dtype))
+        out: Tensor = self.o_proj(merge_heads(weights @ v).to(x.dtype))
         return (out, narrowed(weights, x.dtype, "weights")) if need_weights else out
-
-    def _heads(self, features: Tensor) -> Tensor:
-        """(B, n, h · size) to (B, h, n, size), not below float32."""
-        sorted_by_head = (*features.shape[:-1], self.num_heads, -1)
-        return widened(features).reshape(sorted_by_head).transpose(1, 2)
 
 
 def attention_parameter_count(
@@ -344,14 +342,4 @@ def _check_tokens(x: Tensor, mask: Tensor | None, weight: Tensor, num_heads: int
         raise TypeError(f"x must have the dtype {weight.dtype} of the weights, got {found}")
     if x.ndim != 3 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"x must have shape (B, n, {weight.shape[1]}), got {tuple(x.shape)}")
-    if mask is None:
-        return
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"mask must be boolean, got {found}")
-    shape = (len(x), num_heads, x.shape[1], x.shape[1])
-    sizes = zip(reversed(mask.shape), reversed(shape), strict=False)
-    if mask.ndim > len(shape) or any(own not in (1, full) for own, full in sizes):
-        raise ValueError(f"mask must broadcast to {shape}, got {tuple(mask.shape)}")
-    if not holds(mask.any(-1)):
-        raise ValueError("mask must let each token see at least one, got a row without any")
+    check_mask(torch.Size((len(x), num_heads, x.shape[1], x.shape[1])), mask=mask)

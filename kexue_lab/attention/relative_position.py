@@ -15,13 +15,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from kexue_lab.precision import holds, narrowed, widened
-from kexue_lab.transformer import TransformerBlock
+from kexue_lab.precision import narrowed, widened
+from kexue_lab.transformer import TransformerBlock, merge_heads, seen_by, split_heads
 from kexue_lab.validation import (
     check_choice,
     check_count,
     check_finite,
     check_floating,
+    check_mask,
     check_positive,
 )
 
@@ -147,7 +148,7 @@ def attention_weights(
             f"logits must have shape (..., n, m), not empty, got {tuple(logits.shape)}"
         )
     check_finite(logits=logits)
-    _check_mask(mask, logits)
+    check_mask(logits.shape, mask=mask)
     b = widened(logits)
     if normalization == "none":
         largest = math.log(torch.finfo(logits.dtype).max / 2)
@@ -275,18 +276,15 @@ class RelativeAttention(nn.Module):
             if cut < 0:
                 raise ValueError(f"x must be of at most {n + cut} tokens, got {n}")
             logits = logits + toeplitz_bias(self.bias[:, cut : cut + 2 * n - 1], n)
-        if self.causal:
-            earlier = torch.ones(n, n, dtype=torch.bool, device=logits.device).tril()
-            mask = earlier if mask is None else earlier & mask
-        weights = attention_weights(logits, self.normalization, mask)
+        seen = seen_by(logits, mask, self.causal)
+        weights = attention_weights(logits, self.normalization, seen)
         return weights if self.urpe is None else self.urpe(weights)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix the tokens of x, (B, n, d_model); `mask` broadcasts to (B, heads, n, n)."""
-        q, k, v = self.qkv_proj(x).unflatten(-1, (3, self.num_heads, -1)).movedim(-3, 0)
-        q, k, v = (part.transpose(-3, -2) for part in (q, k, v))  # (B, heads, n, d_k)
+        q, k, v = (split_heads(part, self.num_heads) for part in self.qkv_proj(x).chunk(3, -1))
         mixed = self.weights(q, k, mask) @ widened(v)
-        output: Tensor = self.o_proj(mixed.transpose(-3, -2).flatten(-2).to(x.dtype))
+        output: Tensor = self.o_proj(merge_heads(mixed).to(x.dtype))
         return output
 
 
@@ -389,16 +387,3 @@ def probe_floor(n: int, loss: ProbeLoss) -> float:
     check_count(n=n)
     check_choice(ProbeLoss, loss=loss)
     return (n**2 - 1) / 12 if loss == "mse" else math.log(n)
-
-
-def _check_mask(mask: Tensor | None, logits: Tensor) -> None:
-    if mask is None:
-        return
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"mask must be boolean, got {found}")
-    sizes = zip(reversed(mask.shape), reversed(logits.shape), strict=False)
-    if mask.ndim > logits.ndim or any(own not in (1, full) for own, full in sizes):
-        raise ValueError(f"mask must broadcast to {tuple(logits.shape)}, got {tuple(mask.shape)}")
-    if not holds(mask.any(-1)):
-        raise ValueError("mask must let each token see at least one, got a row without any")

@@ -18,7 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from kexue_lab.precision import holds, narrowed, widened
-from kexue_lab.validation import check_choice, check_count, check_floating, check_leading
+from kexue_lab.transformer import merge_heads, split_heads
+from kexue_lab.validation import (
+    check_choice,
+    check_count,
+    check_floating,
+    check_leading,
+    check_mask,
+)
 
 Kind = Literal["dot", "dense", "random", "random_fixed", "factorized_random", "factorized_dense"]
 """Ways to make logits."""
@@ -317,8 +324,8 @@ class SynthesizerAttention(nn.Module):
             logits = _masked(logits, mask, False)
             _check_rows(logits)
         weights = logits.softmax(-1)
-        mixed = weights @ _split(self.v_proj(x), self.num_heads)
-        output: Tensor = self.o_proj(mixed.transpose(-3, -2).flatten(-2))
+        mixed = weights @ split_heads(self.v_proj(x), self.num_heads)
+        output: Tensor = self.o_proj(merge_heads(mixed))
         return (output, weights) if need_weights else output
 
 
@@ -332,7 +339,7 @@ class _Dot(nn.Module):
         self.k_proj = nn.Linear(d_model, d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k = (_split(layer(x), self.num_heads) for layer in (self.q_proj, self.k_proj))
+        q, k = (split_heads(layer(x), self.num_heads) for layer in (self.q_proj, self.k_proj))
         return q @ k.mT / math.sqrt(q.shape[-1])
 
 
@@ -349,7 +356,7 @@ class _Dense(nn.Module):
 
     def rows(self, x: Tensor) -> list[Tensor]:
         """One tensor (B, h, n, width) for each of the widths."""
-        hidden = _split(self.hidden(x).relu(), self.num_heads)
+        hidden = split_heads(self.hidden(x).relu(), self.num_heads)
         return [hidden @ w2 + b2 for w2, b2 in zip(self.w2, self.b2, strict=True)]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -437,11 +444,6 @@ def _uniform(fan_in: int, *shape: int) -> nn.Parameter:
     return nn.Parameter((2 * torch.rand(shape) - 1) / math.sqrt(fan_in))
 
 
-def _split(x: Tensor, num_heads: int) -> Tensor:
-    """(B, n, d) to (B, h, n, d/h)."""
-    return x.reshape(*x.shape[:-1], num_heads, -1).transpose(-3, -2)
-
-
 def _masked(logits: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
     """The logits with -inf where a row must not see a column."""
     if is_causal:
@@ -449,13 +451,11 @@ def _masked(logits: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
         _check_equal("logits", "n = m for is_causal", n, m)
         future = torch.ones(n, m, dtype=torch.bool, device=logits.device).triu(1)
         logits = logits.masked_fill(future, -math.inf)
-    if mask is None:
-        return logits
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"mask must be a boolean tensor, got {found}")
-    check_leading(mask=mask.shape, logits=logits.shape)
-    return logits.masked_fill(~mask, -math.inf)
+    # A mask may tell apart examples that share their logits.
+    leading = mask.shape[:-2] if isinstance(mask, Tensor) else torch.Size()
+    check_leading(mask=leading, logits=logits.shape[:-2])
+    check_mask(torch.Size((*leading, *logits.shape[-2:])), mask=mask)
+    return logits if mask is None else logits.masked_fill(~mask, -math.inf)
 
 
 def _check_rows(logits: Tensor) -> None:

@@ -405,17 +405,17 @@ def nothing(*shape):
         (
             lambda: synthetic_attention(X, V[:3], mask=torch.ones(3)),
             TypeError,
-            "mask must be a boolean tensor, got torch.float32",
+            "mask must be boolean, got torch.float32",
         ),
         (
             lambda: synthetic_attention(X, V[:3], mask=torch.ones(2, 2, dtype=torch.bool)),
             ValueError,
-            "mask, logits must have leading dimensions that broadcast",
+            r"mask must broadcast to \(4, 3\), got \(2, 2\)",
         ),
         (
             lambda: synthetic_attention(X, V[:3], mask=torch.arange(4)[:, None] > 0),
             ValueError,
-            "logits must leave each row a column to see, got a row of -inf",
+            "mask must let each row see a column, got a row that sees none",
         ),
         (lambda: logit_parameter_count("conv", 4, 4), ValueError, "kind must be one of .*'conv'"),
         (lambda: logit_parameter_count("dot", 0, 4), ValueError, "d_model must be at least 1"),
@@ -448,7 +448,7 @@ def nothing(*shape):
         (
             lambda: SynthesizerAttention(4, 2, 6)(nothing(1, 3, 4), torch.arange(3) > 5),
             ValueError,
-            "logits must leave each row a column to see",
+            "mask must let each row see a column",
         ),
     ],
 )

@@ -11,11 +11,13 @@ import time
 
 import nbformat
 import pytest
+from playwright.sync_api import TimeoutError
 from waiting import wait_until
 
 from kexue_lab.course.catalog import catalog
 
 IDLE = '.jp-Notebook-ExecutionIndicator[data-status="idle"]'
+BUSY = '.jp-Notebook-ExecutionIndicator[data-status="busy"]'
 NOTEBOOKS = ["mathematics/random_sector", "diffusion/probability_flow"]
 SCROLLER = ".jp-WindowedPanel-outer"
 
@@ -23,14 +25,23 @@ SCROLLER = ".jp-WindowedPanel-outer"
 def open_notebook(page, lab, name):
     address, token = lab
     page.goto(f"{address}/doc/tree/my/{name}.ipynb?token={token}&reset")
+    # A notebook is shown as idle before it has a kernel; the status bar knows.
+    page.wait_for_selector("#jp-main-statusbar :text('| Idle')")
     page.wait_for_selector(IDLE)
 
 
 def run_all(page):
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="busy"]')
-    page.wait_for_selector(IDLE)
+    """Run all cells and wait for the last. A kernel that has just come up may drop the command."""
+    for _ in range(20):
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        try:
+            page.wait_for_selector(BUSY, timeout=30_000)
+        except TimeoutError:
+            continue
+        page.wait_for_selector(IDLE)
+        return
+    raise AssertionError("no cell was run")
 
 
 def scroll_to(page, selector):
