@@ -53,11 +53,14 @@ class SelfAttention(nn.Module):
         d_model: width of a token.
         num_heads: number of heads, each of width d_k = d_model / num_heads.
         is_causal: whether a token sees itself and earlier tokens only.
+        max_distance: M; each head adds a learnt number to the logit (i, j) by min(|i − j|, M).
+            None for no such numbers: then tokens know no places but those in their vectors.
 
     Raises:
         ValueError: if `num_heads` does not divide `d_model`.
 
-    Source: Vaswani et al., "Attention Is All You Need", arXiv:1706.03762, section 3.2.
+    Source: Vaswani et al., "Attention Is All You Need", arXiv:1706.03762, section 3.2; Raffel et
+    al., arXiv:1910.10683, section 2.1, for the numbers by distance.
 
     Example:
         >>> attention = SelfAttention(8, num_heads=2)
@@ -65,7 +68,14 @@ class SelfAttention(nn.Module):
         torch.Size([3, 5, 8])
     """
 
-    def __init__(self, d_model: int, num_heads: int, *, is_causal: bool = False) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        *,
+        is_causal: bool = False,
+        max_distance: int | None = None,
+    ) -> None:
         super().__init__()
         check_count(d_model=d_model, num_heads=num_heads)
         if d_model % num_heads:
@@ -74,12 +84,21 @@ class SelfAttention(nn.Module):
         self.is_causal = is_causal
         self.qkv_proj = nn.Linear(d_model, 3 * d_model, bias=False)
         self.o_proj = nn.Linear(d_model, d_model, bias=False)
+        if max_distance is None:
+            self.bias = None
+        else:
+            check_count(max_distance=max_distance)
+            self.bias = nn.Parameter(torch.zeros(num_heads, max_distance + 1))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix the tokens of x, (B, n, d_model); `mask` broadcasts to (B, heads, n, n)."""
         q, k, v = (split_heads(part, self.num_heads) for part in self.qkv_proj(x).chunk(3, -1))
         # Written out: `scaled_dot_product_attention` has no rule for `torch.vmap` on a CPU.
         logits = q @ k.mT / math.sqrt(q.shape[-1])
+        if self.bias is not None:
+            place = torch.arange(x.shape[-2], device=x.device)
+            distance = (place - place[:, None]).abs()
+            logits = logits + self.bias[:, distance.clamp(max=self.bias.shape[-1] - 1)]
         seen = seen_by(logits, mask, self.is_causal)
         if seen is not None:
             logits = logits.masked_fill(~seen, -math.inf)
@@ -161,9 +180,16 @@ class Transformer(nn.Module):
         Raises:
             ValueError: if n exceeds `max_length`.
         """
-        x = self.embedding(tokens)
+        return self.from_vectors(self.embedding(tokens), mask)
+
+    def from_vectors(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return logits, (B, n, classes), of vectors that stand for tokens, (B, n, d_model).
+
+        Raises:
+            ValueError: as `forward`.
+        """
         if self.positions is not None:
-            n, longest = tokens.shape[-1], len(self.positions)
+            n, longest = x.shape[-2], len(self.positions)
             if n > longest:
                 raise ValueError(f"tokens must have length at most {longest}, got {n}")
             x = x + self.positions[:n]

@@ -43,7 +43,7 @@ from kexue_lab.mathematics import cross_counting as cc
 from kexue_lab.mathematics import em, linear_ode
 from kexue_lab.mathematics import random_sector as rs
 from kexue_lab.optimization import gradient_clipping as gc
-from kexue_lab.text import transport
+from kexue_lab.text import decoding, loaders, markov, transport
 from kexue_lab.text import word_movers as wm
 
 SERIES = (
@@ -164,6 +164,20 @@ TABLE = {
             i.tensor(i.n, i.n), i.tensor(i.n, i.d), is_causal=i.draw(st.booleans())
         ),
         anything,
+    ),
+    decoding.truncate_logits: (
+        lambda i: decoding.truncate_logits(i.tensor(i.n, i.m), top_p=0.9).softmax(-1),
+        unit_row,
+    ),
+    decoding.filter_logits: (
+        lambda i: decoding.filter_logits(
+            i.tensor(i.n, i.m), temperature=i.number(), top_k=2, top_p=0.9
+        ).softmax(-1),
+        unit_row,
+    ),
+    markov.truncate_rows: (
+        lambda i: torch.from_numpy(markov.truncate_rows(i.law(i.n, i.m).double(), top_p=0.9)),
+        unit_row,
     ),
     rp.toeplitz_bias: (lambda i: rp.toeplitz_bias(i.tensor(2 * i.n - 1), i.n), anything),
     rp.apply_rope: (lambda i: rp.apply_rope(i.tensor(i.n, 2 * i.d), base=i.number()), anything),
@@ -515,6 +529,13 @@ ELSEWHERE = {
         cc.sample_crosses,
         lrb.attention_parameter_count,
     ),
+    "laws of a few tokens; tests/text": (
+        markov.nontermination_probability,
+        markov.expected_length,
+        markov.check_truncation,
+        markov.nucleus_bound,
+    ),
+    "files": (loaders.load_dialogues, loaders.load_word_vectors, loaders.load_sentence_pairs),
     "unchecked, for the distances entered above": (transport.least_cost, transport.solver_unit),
     "quadrature; own tests": (
         gs.binary_relaxation_moments,
@@ -533,7 +554,7 @@ OF_FUNCTIONS = frozenset(
     complete_basis_batched planar_variational_flow em_rate fit_gmm hessian_spectral_norm
     score_function_gradient mask_sampler_distribution edit_sampler_distribution
     noise_interpolation same_halfspace_probability separable_through_origin perceptron_separates
-    power_function_l0 nearest_texts estimate_count
+    power_function_l0 nearest_texts estimate_count greedy sample decode beam_search
     """.split()  # noqa: SIM905
 )
 

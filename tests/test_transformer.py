@@ -62,6 +62,25 @@ def test_attention_equals_the_plain_formula():
     torch.testing.assert_close(attention(x), expected)
 
 
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_numbers_by_distance_equal_torchs_mask_of_floats(is_causal):
+    attention = SelfAttention(6, 2, is_causal=is_causal, max_distance=2).double()
+    table = torch.tensor([[0.0, 1.0, -2.0], [0.5, 0.0, 3.0]], dtype=torch.float64)
+    attention.bias.data = table
+    x = torch.randn(2, 5, 6, generator=seeded(2), dtype=torch.float64)
+    bias = torch.stack(
+        [torch.stack([t[[min(abs(i - j), 2) for j in range(5)]] for i in range(5)]) for t in table]
+    )
+    if is_causal:
+        bias = bias.masked_fill(torch.ones(5, 5, dtype=torch.bool).triu(1), -torch.inf)
+    q, k, v = (
+        part.unflatten(-1, (2, 3)).transpose(1, 2) for part in attention.qkv_proj(x).chunk(3, -1)
+    )
+    heads = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    expected = attention.o_proj(heads.transpose(1, 2).flatten(-2))
+    torch.testing.assert_close(attention(x), expected)
+
+
 def test_masked_tokens_are_not_seen():
     attention = SelfAttention(8, 2)
     x = torch.randn(2, 5, 8, generator=seeded(3))
