@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from kexue_lab.attention.linear_attention import linear_attention
 from kexue_lab.exercises import exercise
 
 
-def token_by_token(phi_q, phi_k, v, chunk_size):
-    total, mass, rows = 0, 0, []
+def token_by_token(phi_q, phi_k, v, gamma, chunk_size):
+    total, rows = 0, []
     for q, k, w in zip(phi_q, phi_k, v, strict=True):
-        total, mass = total + k[:, None] * w, mass + k
-        rows.append(q @ total / (q @ mass))
+        total = gamma * total + k[:, None] * w
+        rows.append(q @ total)
     return torch.stack(rows)
 
 
-def dense(phi_q, phi_k, v, chunk_size):
-    weights = (phi_q @ phi_k.mT).tril()
-    return weights @ v / weights.sum(-1, keepdim=True)
+def dense(phi_q, phi_k, v, gamma, chunk_size):
+    place = torch.arange(len(v), dtype=v.dtype)
+    ages = (place[:, None] - place).clamp(min=0)
+    return ((phi_q @ phi_k.mT).tril() * gamma**ages) @ v
 
 
 def clipped_in_place(parameters, gradients, lr, gamma):
@@ -217,10 +217,15 @@ def other_root(ab_t, bb_t, ab_u, bb_u, sigma):
     return kappa, ab_u - ab_t * kappa
 
 
-def in_chunks(phi_q, phi_k, v, chunk_size):
-    return linear_attention(
-        phi_q, phi_k, v, feature_map=None, is_causal=True, chunk_size=chunk_size
-    )
+def growing_keys(phi_q, phi_k, v, gamma, chunk_size):
+    """The decay moved into queries and keys, chunk by chunk."""
+    state, rows = 0, []
+    for q, k, w in zip(*(x.split(chunk_size) for x in (phi_q, phi_k, v)), strict=True):
+        power = gamma ** torch.arange(1.0, len(w) + 1, dtype=v.dtype)[:, None]
+        q, k = q * power, k / power
+        rows.append((q @ k.mT).tril() @ w + (q @ state if len(rows) else 0))
+        state = power[-1] * (state + k.mT @ w)
+    return torch.cat(rows)
 
 
 RIGHT = [
@@ -229,7 +234,7 @@ RIGHT = [
     ("diffusion/ddim", 1, other_root),
     ("diffusion/ddim", 5, heun_in_t),
     ("diffusion/skip_tuning", 1, lambda n, bottom: torch.linspace(1, bottom, n)),
-    ("attention/linear_attention", 2, in_chunks),
+    ("attention/linear_attention", 2, growing_keys),
     ("diffusion/diffusion_ode", 4, lambda C: -7 * C @ np.array([[0.0, -1.0], [1.0, 0.0]])),
 ]
 

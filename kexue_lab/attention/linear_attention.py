@@ -18,8 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kexue_lab.precision import power_of_two
-from kexue_lab.validation import check_choice, check_count, check_floating, check_leading
+from kexue_lab.precision import power_of_two, widened
+from kexue_lab.transformer import SelfAttention
+from kexue_lab.validation import (
+    check_choice,
+    check_count,
+    check_floating,
+    check_leading,
+    check_non_negative,
+)
 
 FeatureMap = Callable[[Tensor], Tensor]
 """A feature map φ, applied to every row: (..., n, d) to (..., n, D)."""
@@ -31,6 +38,7 @@ State = tuple[Tensor, Tensor]
 _VANISHING = -20.0
 
 Kind = Literal["softmax", "elu", "taylor", "efficient"]
+HeadKind = Literal["softmax", "elu", "taylor"]
 
 
 def elu_feature_map(x: Tensor) -> Tensor:
@@ -84,7 +92,7 @@ def normalized_taylor_feature_map(x: Tensor, eps: float = 0.0) -> Tensor:
         tensor([1.0000, 0.6000, 0.8000])
     """
     _check_tensors(1, x=x)
-    _check_eps(eps)
+    check_non_negative(eps=eps)
     # The largest entry is taken out first, so that no square under- or overflows.
     largest = x.detach().abs().amax(-1, keepdim=True)
     largest = torch.where(largest > 0, largest, 1)
@@ -146,14 +154,13 @@ def linear_attention(
     """
     _check_attention(is_causal, q, k, v)
     check_count(chunk_size=chunk_size)
-    _check_eps(eps)
-    wide = _sum_dtype(v)
+    check_non_negative(eps=eps)
+    values = widened(v)
     if feature_map is elu_feature_map:
-        q, k, lost = _lifted(q.to(wide), k.to(wide))
+        q, k, lost = _lifted(widened(q), widened(k))
     else:
-        lost = torch.ones((), dtype=wide, device=q.device)
-    phi_q, phi_k = _features(q, k, feature_map)
-    phi_q, phi_k, values = phi_q.to(wide), phi_k.to(wide), v.to(wide)
+        lost = torch.ones((), dtype=values.dtype, device=q.device)
+    phi_q, phi_k = (phi.to(values.dtype) for phi in _features(q, k, feature_map))
     unit_q = power_of_two(phi_q.abs().amax(-1, keepdim=True))
     unit_k, unit_v = (power_of_two(x.abs().amax((-2, -1), keepdim=True)) for x in (phi_k, values))
     phi_q, phi_k, values = phi_q / unit_q, phi_k / unit_k, values / unit_v
@@ -208,13 +215,13 @@ def linear_attention_step(
     """
     _check_tensors(1, phi_q=phi_q, phi_k=phi_k, v=v)
     _check_equal("phi_k", "D", phi_k.shape[-1], phi_q.shape[-1])
-    wide = _sum_dtype(v)
+    value = widened(v)
     tensors = {"phi_q": phi_q.shape[:-1], "phi_k": phi_k.shape[:-1], "v": v.shape[:-1]}
     if state is not None:
-        _check_state(state, (phi_k.shape[-1], v.shape[-1]), wide)
+        _check_state(state, (phi_k.shape[-1], v.shape[-1]), value.dtype)
         tensors |= {"state[0]": state[0].shape[:-2], "state[1]": state[1].shape[:-1]}
     check_leading(**tensors)
-    phi_q, phi_k, value = phi_q.to(wide), phi_k.to(wide), v.to(wide)
+    phi_q, phi_k = widened(phi_q), widened(phi_k)
     phi_q = phi_q / power_of_two(phi_q.abs().amax(-1, keepdim=True))
     old_sum, old_normalizer = (0.0, 0.0) if state is None else state
     new_sum = old_sum + phi_k[..., :, None] * value[..., None, :]
@@ -254,8 +261,7 @@ def efficient_attention(q: Tensor, k: Tensor, v: Tensor, *, is_causal: bool = Fa
     """
     _check_attention(is_causal, q, k, v)
     _check_not_causal(is_causal)
-    wide = _sum_dtype(v)
-    q, k, values = q.to(wide), k.to(wide), v.to(wide)
+    q, k, values = widened(q), widened(k), widened(v)
     return (q.softmax(-1) @ (k.softmax(-2).mT @ values)).to(v.dtype)
 
 
@@ -295,8 +301,8 @@ def attention_matrix(
     check_choice(Kind, kind=kind)
     if not math.isfinite(scale):
         raise ValueError(f"scale must be finite, got {scale}")
-    dtype, wide = q.dtype, _sum_dtype(q)
-    q, k = scale * q.to(wide), k.to(wide)
+    dtype = q.dtype
+    q, k = scale * widened(q), widened(k)
     if kind == "efficient":
         _check_not_causal(is_causal)
         return (q.softmax(-1) @ k.softmax(-2).mT).to(dtype)
@@ -363,9 +369,57 @@ def random_softmax_features(
     _check_tensors(x=x, projection=projection)
     if projection.shape != shape:
         raise ValueError(f"projection must have shape {shape}, got {tuple(projection.shape)}")
-    wide = x.to(_sum_dtype(x))
-    exponent = wide @ projection.to(wide) - wide.square().sum(-1, keepdim=True) / 2
+    wide = widened(x)
+    exponent = wide @ widened(projection) - wide.square().sum(-1, keepdim=True) / 2
     return (exponent.exp() / math.sqrt(n_features)).to(x.dtype), projection
+
+
+class LinearSelfAttention(SelfAttention):
+    """The self-attention of `kexue_lab.transformer` with another similarity in its softmax's place.
+
+    The same parameters, and for "softmax" the same output; "elu" and "taylor" are linear and do
+    not divide by √d_k.
+
+    Args:
+        d_model: width of a token.
+        num_heads: number of heads, each of width d_model / num_heads.
+        kind: "softmax", "elu" or "taylor", as in `attention_matrix`.
+        is_causal: whether a token sees itself and earlier tokens only.
+
+    Raises:
+        ValueError: if `num_heads` does not divide `d_model`, or `kind` is unknown.
+
+    Source: Katharopoulos et al., arXiv:2006.16236, section 3.
+
+    Example:
+        >>> attention = LinearSelfAttention(8, 2, "elu")
+        >>> attention(torch.zeros(3, 5, 8)).shape
+        torch.Size([3, 5, 8])
+    """
+
+    def __init__(
+        self, d_model: int, num_heads: int, kind: HeadKind = "elu", *, is_causal: bool = False
+    ) -> None:
+        check_choice(HeadKind, kind=kind)
+        super().__init__(d_model, num_heads, is_causal=is_causal)
+        self.kind = kind
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mix the tokens of x, (B, n, d_model).
+
+        Raises:
+            ValueError: for a mask, where the kind is linear: there are no n × n weights to mask.
+        """
+        if self.kind == "softmax":
+            return super().forward(x, mask)
+        if mask is not None:
+            raise ValueError(f"mask must be None for the kind {self.kind!r}, got a tensor")
+        heads = self.qkv_proj(x).unflatten(-1, (3, self.num_heads, -1)).movedim(-3, 0)
+        q, k, v = (part.transpose(-3, -2) for part in heads)  # (B, heads, n, d_k)
+        phi = elu_feature_map if self.kind == "elu" else normalized_taylor_feature_map
+        mixed = linear_attention(q, k, v, feature_map=phi, is_causal=self.is_causal)
+        output: Tensor = self.o_proj(mixed.transpose(-3, -2).flatten(-2))
+        return output
 
 
 def _causal_sums(phi_q: Tensor, phi_k: Tensor, values: Tensor, chunk_size: int) -> Tensor:
@@ -395,11 +449,6 @@ def _features(q: Tensor, k: Tensor, feature_map: FeatureMap | None) -> tuple[Ten
             )
     _check_equal("feature_map(k)", "D", phi_k.shape[-1], phi_q.shape[-1])
     return phi_q, phi_k
-
-
-def _sum_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which sums over a sequence are kept: half precision would lose them."""
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _check_tensors(min_ndim: int = 0, /, **tensors: Tensor) -> None:
@@ -442,8 +491,3 @@ def _check_equal(name: str, what: str, found: int, expected: int) -> None:
 def _check_not_causal(is_causal: bool) -> None:
     if is_causal:
         raise ValueError("is_causal must be False: the softmax over the sequence sees the future")
-
-
-def _check_eps(eps: float) -> None:
-    if not 0 <= eps < math.inf:
-        raise ValueError(f"eps must be non-negative and finite, got {eps}")

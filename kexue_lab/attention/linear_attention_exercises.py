@@ -1,7 +1,7 @@
 """What the exercises of attention/linear_attention check."""
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -9,14 +9,63 @@ import torch
 from torch import Tensor
 
 from kexue_lab.attention.linear_attention import (
+    attention_matrix,
     efficient_attention,
-    elu_feature_map,
     linear_attention,
-    normalized_taylor_feature_map,
 )
 from kexue_lab.exercises import Exercise, Mistake
 
 Inputs = Iterator[tuple[Any, ...]]
+
+_OWN_SHARE = 0.99
+
+
+def _randn(rng: np.random.Generator, *shape: int) -> Tensor:
+    return torch.from_numpy(rng.standard_normal(shape))
+
+
+# ---------------------------------------------------------------------------- 1: votes
+
+
+def _lists(rng: np.random.Generator) -> Inputs:
+    yield ([0, 1, 1, 1],)
+    yield ([2, 0, 0, 0, 1],)
+    yield ([0, 0, 1, 1, 1, 1, 2],)
+    yield ([1, 0, 0, 1, 0, 0, 3, 0],)
+    for _ in range(5):
+        yield (rng.integers(0, 3, int(rng.integers(5, 12))).tolist(),)
+
+
+def _lot(tied: int) -> Fraction:
+    return Fraction(1, tied)
+
+
+def _chance(
+    values: Sequence[int],
+    asked: Sequence[int],
+    other: Fraction | int,
+    tie: Callable[[int], Fraction] = _lot,
+) -> Fraction:
+    """How often the asked value has most weight; its own pair weighs 2, each other one `other`."""
+    won = Fraction(0)
+    for value in asked:
+        weight = {name: other * values.count(name) for name in set(values)}
+        weight[value] += 2 - other
+        most = max(weight.values())
+        if weight[value] == most:
+            won += tie(list(weight.values()).count(most))
+    return won / len(asked)
+
+
+def _simplex_other(values: Sequence[int]) -> Fraction:
+    return Fraction(len(values) - 2, len(values) - 1)
+
+
+def _simplex(values: Sequence[int]) -> Fraction:
+    return _chance(values, values, _simplex_other(values))
+
+
+# ---------------------------------------------------------------------------- 2: chunks with decay
 
 
 class Watched(Tensor):
@@ -49,93 +98,78 @@ class Watched(Tensor):
         return result
 
 
-def _randn(rng: np.random.Generator, *shape: int) -> Tensor:
-    return torch.from_numpy(rng.standard_normal(shape))
-
-
-def _attention_inputs(rng: np.random.Generator) -> Inputs:
-    for _ in range(4):
-        n, d, dv = (int(size) for size in rng.integers(2, 9, 3))
-        yield _randn(rng, n, d), _randn(rng, n, d), _randn(rng, n, dv)
-    long = [_randn(rng, 8_000, size).as_subclass(Watched) for size in (4, 4, 3)]
-    yield tuple(long)
-
-
-def _taylor(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return linear_attention(q, k, v, feature_map=normalized_taylor_feature_map)
-
-
-def _unit(x: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(x, dim=-1)
-
-
-def _without_ones(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    q, k = _unit(q), _unit(k)
-    return q @ (k.mT @ v) / (len(k) + q @ k.sum(0)[:, None])
-
-
-def _not_normalised(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return (v.sum(0) + q @ (k.mT @ v)) / (len(k) + q @ k.sum(0)[:, None])
-
-
 def _chunk_inputs(rng: np.random.Generator) -> Inputs:
-    for n, chunk_size in ((12, 4), (13, 5), (7, 3), (5, 8)):
+    for n, chunk_size, gamma in ((12, 4, 0.5), (13, 5, 0.8), (7, 3, 0.9), (5, 8, 0.7)):
         D, dv = (int(size) for size in rng.integers(2, 6, 2))
-        features = (elu_feature_map(_randn(rng, n, D)) for _ in range(2))
-        yield *features, _randn(rng, n, dv), chunk_size
-    long = [_randn(rng, 4_000, size).exp().as_subclass(Watched) for size in (4, 4, 3)]
-    yield *long, 250
+        yield _randn(rng, n, D), _randn(rng, n, D), _randn(rng, n, dv), gamma, chunk_size
+    long = [_randn(rng, 4_000, size).as_subclass(Watched) for size in (4, 4, 3)]
+    yield *long, 0.97, 250
 
 
-def _causal(phi_q: Tensor, phi_k: Tensor, v: Tensor, chunk_size: int) -> Tensor:
-    return linear_attention(
-        phi_q, phi_k, v, feature_map=None, is_causal=True, chunk_size=chunk_size
-    )
-
-
-def _chunks_with(
-    phi_q: Tensor, phi_k: Tensor, v: Tensor, chunk_size: int, *, early: bool, mask: bool
+def _decayed(
+    phi_q: Tensor,
+    phi_k: Tensor,
+    v: Tensor,
+    gamma: float,
+    chunk_size: int,
+    *,
+    read: int = 1,
+    inside: bool = True,
+    into: bool = True,
+    fade: bool = True,
 ) -> Tensor:
-    """Chunked attention with one of two mistakes: an early update, or no mask in the chunk."""
-    values = torch.cat([v, torch.ones_like(v[:, :1])], -1)
-    state = phi_k.new_zeros(phi_k.shape[1], values.shape[1])
+    """Chunks with decay; the options leave one of its four powers out, or shift it."""
+    state = v.new_zeros(phi_k.shape[1], v.shape[1])
     outputs = []
     for start in range(0, len(v), chunk_size):
         rows = slice(start, start + chunk_size)
-        q, k, w = phi_q[rows], phi_k[rows], values[rows]
-        after = state + k.mT @ w
-        weights = (q @ k.mT).tril() if mask else q @ k.mT
-        outputs.append(weights @ w + q @ (after if early else state))
-        state = after
-    sums = torch.cat(outputs)
-    return sums[:, :-1] / sums[:, -1:]
+        q, k, w = phi_q[rows], phi_k[rows], v[rows]
+        place = torch.arange(len(w), dtype=v.dtype)
+        age = (place[:, None] - place).clamp(min=0)
+        weights = (q @ k.mT).tril()
+        weights = weights * gamma**age if inside else weights
+        outputs.append(weights @ w + gamma ** (place + read)[:, None] * (q @ state))
+        late = gamma ** (len(w) - 1 - place)[:, None] if into else 1.0
+        state = (gamma ** len(w) if fade else 1.0) * state + (late * k).mT @ w
+    return torch.cat(outputs)
 
 
-def _strict(phi_q: Tensor, phi_k: Tensor, v: Tensor) -> Tensor:
-    """Each token sees the earlier ones only, so the first sees none: 0/0."""
-    products = phi_k[:, :, None] * torch.cat([v, torch.ones_like(v[:, :1])], -1)[:, None]
-    before = products.cumsum(0) - products
-    sums = (phi_q[:, :, None] * before).sum(1)
-    return sums[:, :-1] / sums[:, -1:]
+# ---------------------------------------------------------------------------- 3: softmax, exactly
 
 
-def _feature_inputs(rng: np.random.Generator) -> Inputs:
-    for _ in range(4):
-        n, d = (int(size) for size in rng.integers(2, 7, 2))
-        yield _randn(rng, n, d), _randn(rng, n, d)
+def _menus(rng: np.random.Generator) -> Inputs:
+    for size in (2, 3, 4, 3):
+        n, d = (int(count) for count in rng.integers((6, 2), (10, 5)))
+        menu, chosen = _randn(rng, size, d), rng.integers(0, size, n)
+        chosen[:size] = np.arange(size)
+        yield _randn(rng, n, d), menu[torch.from_numpy(chosen)], menu
 
 
-def _judge_features(got: Any, q: Tensor, k: Tensor) -> str | None:
+def _which(k: Tensor, menu: Tensor) -> Tensor:
+    return (k[:, None] == menu).all(-1).to(k.dtype)
+
+
+def _judge_exact(got: Any, q: Tensor, k: Tensor, menu: Tensor) -> str | None:
     phi_q, phi_k = (torch.as_tensor(part) for part in got)
-    if phi_q.shape[:-1] != q.shape[:-1] or phi_k.shape[:-1] != k.shape[:-1]:
-        return f"features need one row a token, got {tuple(phi_q.shape)}, {tuple(phi_k.shape)}"
-    v = torch.eye(len(k), dtype=k.dtype)
-    weights = linear_attention(phi_q, phi_k, v, feature_map=None)
-    exact = efficient_attention(q, k, v)
+    wanted = (len(q), len(menu)), (len(k), len(menu))
+    if (tuple(phi_q.shape), tuple(phi_k.shape)) != wanted:
+        return (
+            f"the features must have the shapes {wanted[0]} and {wanted[1]}, "
+            f"got {tuple(phi_q.shape)} and {tuple(phi_k.shape)}"
+        )
+    return _compared(phi_q, phi_k, attention_matrix(q, k, kind="softmax"), "softmax")
+
+
+def _compared(phi_q: Tensor, phi_k: Tensor, exact: Tensor, name: str) -> str | None:
+    """What is wrong with the weights of these features, if anything."""
+    weights = linear_attention(phi_q, phi_k, torch.eye(len(phi_k)).to(phi_k), feature_map=None)
     if torch.allclose(weights, exact, rtol=1e-9, atol=1e-12):
         return None
-    worst = (weights - exact).abs().max()
-    return f"the weights differ from those of double softmax by up to {worst:.2g}"
+    worst = float((weights - exact).abs().max())
+    return f"the weights differ from those of {name} by up to {worst:.2g}"
+
+
+# ---------------------------------------------------------------------------- 4: ranks
 
 
 def _rank_inputs(rng: np.random.Generator) -> Inputs:
@@ -157,99 +191,139 @@ def _ranks(n: int, D: int, m: int) -> tuple[int, int, int]:
     return full, causal, block
 
 
-def _count_inputs(rng: np.random.Generator) -> Inputs:
-    yield np.array([1.0, 0.0]), np.array([0.5, math.sqrt(0.75)]), 0.1
+# ---------------------------------------------------------------------------- 5: sharp elu + 1
+
+
+def _judge_sharp(got: Any) -> str | None:
+    keys = torch.as_tensor(np.asarray(got, dtype=float))
+    if tuple(keys.shape) != (4, 4):
+        return f"four keys of four numbers are wanted, got the shape {tuple(keys.shape)}"
+    if keys.abs().max() > 20:
+        return f"no number may exceed 20 in size, got {float(keys.abs().max()):g}"
+    share = float(attention_matrix(keys, keys, kind="elu").diagonal().min())
+    if share > _OWN_SHARE:
+        return None
+    return f"one key gives itself a share of only {share:.3f}; {_OWN_SHARE} must be exceeded"
+
+
+# ---------------------------------------------------------------------------- 6: double softmax
+
+
+def _feature_inputs(rng: np.random.Generator) -> Inputs:
     for _ in range(4):
-        q, k = rng.uniform(0.1, 0.8, (2, 3))
-        yield q, k, float(rng.uniform(0.02, 0.2))
+        n, d = (int(size) for size in rng.integers(2, 7, 2))
+        yield _randn(rng, n, d), _randn(rng, n, d)
 
 
-def _count(q: Any, k: Any, error: float) -> int:
-    return math.ceil(math.expm1(float(np.sum((q + k) ** 2))) / error**2)
+def _judge_features(got: Any, q: Tensor, k: Tensor) -> str | None:
+    phi_q, phi_k = (torch.as_tensor(part) for part in got)
+    if phi_q.shape != q.shape or phi_k.shape != k.shape:
+        return (
+            f"the features must have the shapes {tuple(q.shape)} and {tuple(k.shape)}, "
+            f"got {tuple(phi_q.shape)} and {tuple(phi_k.shape)}"
+        )
+    exact = efficient_attention(q, k, torch.eye(len(k)).to(k))
+    return _compared(phi_q, phi_k, exact, "double softmax")
 
 
 EXERCISES = (
     Exercise(
-        "attention with 1 + q̂·k̂, without a matrix of n × n",
-        solution=_taylor,
-        inputs=_attention_inputs,
+        "the vote with keys of a regular simplex",
+        solution=_simplex,
+        inputs=_lists,
+        exact=True,
         mistakes=(
             Mistake(
-                "no sum of the values",
-                _without_ones,
-                "the 1 of every weight is missing in the numerator: it adds the sum of all values.",
+                "orthogonal keys",
+                lambda values: _chance(values, values, 1),
+                "here the products of different keys are negative: another pair weighs less than "
+                "1. How much, if the keys add up to 0?",
             ),
             Mistake(
-                "vectors not normalised",
-                _not_normalised,
-                "q and k must have length 1 first; else 1 + q·k may be negative.",
+                "the wrong sign",
+                lambda values: _chance(values, values, Fraction(len(values), len(values) - 1)),
+                "the product of two different keys is −1/(N − 1), so 1 + q·k is below 1.",
             ),
             Mistake(
-                "no division",
-                lambda q, k, v: v.sum(0) + _unit(q) @ (_unit(k).mT @ v),
-                "this is the numerator; divide by the sum of the weights.",
+                "a tie counted whole",
+                lambda values: _chance(
+                    values, values, _simplex_other(values), lambda tied: Fraction(1)
+                ),
+                "a tie among several values is decided by lot.",
+                variants=(
+                    lambda values: _chance(
+                        values, values, _simplex_other(values), lambda tied: Fraction(tied == 1)
+                    ),
+                ),
             ),
             Mistake(
-                "divided by n",
-                lambda q, k, v: (v.sum(0) + _unit(q) @ (_unit(k).mT @ v)) / len(k),
-                "the weights of a query add up to n + q̂·Σk̂, not to n.",
+                "each value asked once",
+                lambda values: _chance(values, sorted(set(values)), _simplex_other(values)),
+                "each *pair* is asked for equally often, so a frequent value more often.",
             ),
         ),
     ),
     Exercise(
-        "causal attention in chunks",
-        solution=_causal,
+        "chunks that forget",
+        solution=_decayed,
         inputs=_chunk_inputs,
         mistakes=(
             Mistake(
-                "the state updated too early",
-                lambda *a: _chunks_with(*a, early=True, mask=True),
-                "the state already holds this chunk when it is read, so the chunk counts twice.",
+                "no decay within the chunk",
+                lambda *a: _decayed(*a, inside=False),
+                "inside a chunk, too, token j has been multiplied by γ once for each step up to i.",
             ),
             Mistake(
-                "no mask within the chunk",
-                lambda *a: _chunks_with(*a, early=False, mask=False),
-                "inside the chunk a token must not see later ones: take the lower triangle.",
+                "the state read one step too young",
+                lambda *a: _decayed(*a, read=0),
+                "the incoming state decays once before the chunk's first token is added and read.",
+            ),
+            Mistake(
+                "tokens join the state undecayed",
+                lambda *a: _decayed(*a, into=False),
+                "at the end of the chunk its first token is older than its last.",
+            ),
+            Mistake(
+                "the old state does not fade",
+                lambda *a: _decayed(*a, fade=False),
+                "over a chunk of m tokens the old state is multiplied by γ m times.",
             ),
             Mistake(
                 "the last, short chunk is missing",
-                lambda q, k, v, c: _causal(q, k, v, c)[: len(v) // c * c],
+                lambda q, k, v, gamma, c: _decayed(q, k, v, gamma, c)[: len(v) // c * c],
                 "n need not be a multiple of chunk_size: the last chunk may be shorter.",
-            ),
-            Mistake(
-                "a strict triangle",
-                lambda q, k, v, c: _strict(q, k, v),
-                "a token sees itself, too: the triangle includes its diagonal. The first token "
-                "has no other.",
             ),
         ),
     ),
     Exercise(
-        "features for double softmax",
-        solution=lambda q, k: (q.softmax(-1) / k.exp().sum(0), k.exp()),
-        inputs=_feature_inputs,
-        judge=_judge_features,
+        "softmax attention as linear attention",
+        solution=lambda q, k, menu: ((q @ menu.mT).exp(), _which(k, menu)),
+        inputs=_menus,
+        judge=_judge_exact,
         mistakes=(
             Mistake(
-                "softmax and exp",
-                lambda q, k: (q.softmax(-1), k.exp()),
-                "this divides once, after the channels were mixed; each channel needs its own Z_c.",
+                "no exponential",
+                lambda q, k, menu: (q @ menu.mT, _which(k, menu)),
+                "the product of the features must be e^{q·k}, not q·k.",
             ),
             Mistake(
-                "two softmaxes over the channels",
-                lambda q, k: (q.softmax(-1), k.softmax(-1)),
-                "the softmax of K runs over the sequence, not over the channels.",
+                "keys described by products",
+                lambda q, k, menu: ((q @ menu.mT).exp(), k @ menu.mT),
+                "φ(k) must pick the one feature of the query that belongs to this key.",
+                variants=(
+                    lambda q, k, menu: ((q @ menu.mT).exp(), (k @ menu.mT).exp()),
+                    lambda q, k, menu: ((q @ menu.mT).exp(), (k @ menu.mT).softmax(-1)),
+                ),
             ),
             Mistake(
-                "multiplied by Z",
-                lambda q, k: (q.softmax(-1) * k.exp().sum(0), k.exp()),
-                "divide by Z_c: the weights of channel c must add up to 1.",
+                "each key of the menu counted once",
+                lambda q, k, menu: ((q @ menu.mT).exp(), _which(k, menu) / _which(k, menu).sum(0)),
+                "a key that occurs twice in the sequence counts twice.",
             ),
             Mistake(
-                "softmax of Q over the sequence",
-                lambda q, k: (q.softmax(0) / k.exp().sum(0), k.exp()),
-                "the softmax of Q runs over the channels of each query.",
-                variants=(lambda q, k: (q.softmax(0), k.softmax(0)),),
+                "normalised over the queries",
+                lambda q, k, menu: ((q @ menu.mT).softmax(0), _which(k, menu)),
+                "the features of one query may have a common factor, but not each feature its own.",
             ),
         ),
     ),
@@ -283,27 +357,63 @@ EXERCISES = (
         ),
     ),
     Exercise(
-        "how many random features",
-        solution=_count,
-        inputs=_count_inputs,
+        "a sharp elu + 1",
+        solution=lambda: [[15.0 if i == j else -15.0 for j in range(4)] for i in range(4)],
+        judge=_judge_sharp,
         mistakes=(
             Mistake(
-                "the distance",
-                lambda q, k, error: _count(q, -k, error),
-                "it is |q + k|² that counts, not |q − k|²: similar vectors are the hard ones.",
+                "orthogonal unit keys",
+                lambda: np.eye(4),
+                "elu(0) + 1 is 1, not 0: where must an entry lie for its feature to be small?",
+                variants=(lambda: 15 * np.eye(4),),
             ),
             Mistake(
-                "no square",
-                lambda q, k, error: math.ceil(math.expm1(float(np.sum((q + k) ** 2))) / error),
-                "the standard error falls like 1/√m: set the variance / m equal to error².",
+                "short keys",
+                lambda: 4 * np.eye(4) - 2,
+                "the idea is right: every key has one feature of its own. Make it larger against "
+                "the others.",
+                variants=(lambda: 2 * np.eye(4) - 1,),
             ),
             Mistake(
-                "the exponential alone",
-                lambda q, k, error: math.ceil(math.exp(float(np.sum((q + k) ** 2))) / error**2),
-                "a variance is the mean square minus the square of the mean: e^{|q+k|²} − 1.",
+                "keys of very different lengths",
+                lambda: np.array([[18.0, 1, 1, 1], [1, 3, 1, 1], [1, 1, 2, 1], [1, 1, 1, 1]]),
+                "a key with long features attracts every query: give all keys the same length.",
+            ),
+            Mistake(
+                "all entries far below 0, but near one another",
+                lambda: 2 * np.eye(4) - 15,
+                "there the features are exponentials, and only differences of entries count: "
+                "separate them further.",
             ),
         ),
-        rtol=0,
-        atol=0,
+    ),
+    Exercise(
+        "features for double softmax",
+        solution=lambda q, k: (q.softmax(-1) / k.exp().sum(0), k.exp()),
+        inputs=_feature_inputs,
+        judge=_judge_features,
+        mistakes=(
+            Mistake(
+                "softmax and exp",
+                lambda q, k: (q.softmax(-1), k.exp()),
+                "this divides once, after the channels were mixed; each channel needs its own Z_c.",
+            ),
+            Mistake(
+                "two softmaxes over the channels",
+                lambda q, k: (q.softmax(-1), k.softmax(-1)),
+                "the softmax of K runs over the sequence, not over the channels.",
+            ),
+            Mistake(
+                "multiplied by Z",
+                lambda q, k: (q.softmax(-1) * k.exp().sum(0), k.exp()),
+                "divide by Z_c: the weights of channel c must add up to 1.",
+            ),
+            Mistake(
+                "softmax of Q over the sequence",
+                lambda q, k: (q.softmax(0) / k.exp().sum(0), k.exp()),
+                "the softmax of Q runs over the channels of each query.",
+                variants=(lambda q, k: (q.softmax(0), k.softmax(0)),),
+            ),
+        ),
     ),
 )
