@@ -5,8 +5,9 @@ obeys ẇ = (tr A − Aᵀ) w, and x_n = X c + φ w solves the system if
 
     φ = D/‖w‖²,   D = exp ∫ tr A,   ċ = φ X⁺ (A + Aᵀ) w :
 
-quadratures only. Any v(t) with w·v ≠ 0 may stand in place of w (another gauge); a fixed coordinate
-vector gives d'Alembert's reduction, which breaks down where that component of w vanishes.
+integrals of known functions only. Any v(t) with w·v ≠ 0 may be added in place of w (another gauge);
+a fixed coordinate vector gives d'Alembert's reduction, which breaks down where that component of w
+vanishes.
 Source: kexue.fm/archives/2644; Hartman, "Ordinary Differential Equations", chapter IV.
 """
 
@@ -47,6 +48,8 @@ def wedge(x: Tensor) -> Tensor:
         TypeError: if x is not a floating-point tensor.
         ValueError: if x has another shape.
 
+    Source: w is what remains when det[x | v] is expanded along its last column.
+
     Example:
         >>> wedge(torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0]]))
         tensor([ 2., -2.,  1.])
@@ -80,6 +83,8 @@ def wedge_symbolic(x: sp.Matrix) -> sp.Matrix:
         TypeError: if x is not a sympy matrix.
         ValueError: if x is not n × (n−1) with n ≥ 2.
 
+    Source: as `wedge`.
+
     Example:
         >>> a, b = sp.symbols("a b")
         >>> wedge_symbolic(sp.Matrix([a, b]))
@@ -112,6 +117,15 @@ def last_solution_symbolic(
         TypeError: if a or x is not a sympy matrix.
         ValueError: if the shapes disagree, the columns of x do not solve ẋ = A x, or they are
             linearly dependent.
+
+    Source: the module's formula.
+
+    Example:
+        >>> t = sp.Symbol("t", positive=True)
+        >>> last_solution_symbolic(sp.Matrix([[0, 0], [1, 0]]), sp.Matrix([1, t]), t)
+        Matrix([
+        [0],
+        [1]])
     """
     for name, matrix in (("a", a), ("x", x)):
         if not isinstance(matrix, sp.MatrixBase):
@@ -165,6 +179,11 @@ def complete_basis(
             their directions are lost in rounding.
 
     Source: the module's formula; det[X | x_n] = D is Liouville's check.
+
+    Example:
+        >>> x, last = complete_basis(lambda t: [[0, 0], [1, 0]], [[1], [0]], [0.0, 2.0])
+        >>> np.allclose(last, [0, 1])
+        True
     """
     start = np.asarray(x0, dtype=np.float64)
     _check_columns(start.shape)
@@ -436,6 +455,8 @@ def structured_generator(x: Tensor, dx: Tensor, free: Tensor) -> Tensor:
     Raises:
         TypeError: if an argument is not float32 or float64, or the dtypes disagree.
         ValueError: if the shapes disagree, the columns of x are dependent, or A overflows.
+
+    Source: A X = Ẋ fixes A on the columns of X, and a = A w is free.
     """
     check_precise(x=x, dx=dx, free=free)
     _check_columns(x.shape)

@@ -1,6 +1,5 @@
 """What the exercises of mathematics/linear_ode check."""
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.integrate import quad, solve_ivp
+from scipy.linalg import expm
+from scipy.special import erfi
 
 from kexue_lab.exercises import Exercise, Mistake
 from kexue_lab.mathematics.linear_ode import wedge
@@ -16,273 +16,328 @@ from kexue_lab.mathematics.linear_ode import wedge
 Array = NDArray[np.float64]
 Inputs = Iterator[tuple[Any, ...]]
 
-
-def _columns(rng: np.random.Generator) -> Inputs:
-    for _ in range(5):
-        yield (rng.normal(size=(4, 3)),)
+_LARGEST = 20  # entries of a counter-example
+_CLEARLY = 0.1  # from here on A is not antisymmetric, and the columns are not dependent
 
 
-def _linear_matrices(rng: np.random.Generator) -> Inputs:
-    for _ in range(5):
-        A0, A1 = rng.normal(size=(2, 3, 3))
-        yield A0, A1, float(rng.uniform(0.5, 2))
+# --- 1: the distance from the plane ------------------------------------------------------------
 
 
-def _two_slopes(rng: np.random.Generator) -> Inputs:
-    yield 1.0, 1.0, 0.5
-    for _ in range(5):
-        alpha, beta = rng.uniform(0.4, 1.5, 2) * rng.choice([-1, 1], 2)
-        yield float(alpha), float(beta), float(rng.uniform(0.1, 0.6))
+def _planes(rng: np.random.Generator) -> Inputs:
+    for n in (3, 3, 4, 5):
+        yield rng.normal(size=(n, n - 1)), float(rng.uniform(0.4, 1.5) * rng.choice([-1, 1]))
 
 
-def _powers(rng: np.random.Generator) -> Inputs:
-    yield 2, 1.5
-    for k in (1, 2, 3):
-        yield k, float(rng.uniform(1.2, 2.5))
+def _distance(volume: Callable[[float], float], power: int) -> Callable[[Array, float], float]:
+    """volume(trace integral) divided by a power of ‖w‖."""
+
+    def distance(X: Array, integral: float) -> float:
+        return volume(integral) / float(wedge(torch.tensor(X)).norm()) ** power
+
+    return distance
 
 
-def _affine_problems(rng: np.random.Generator) -> Inputs:
+# --- 2: a wind that also blows outwards --------------------------------------------------------
+
+
+def _winds(rng: np.random.Generator) -> Inputs:
+    for sign in (1, -1, 1, -1):
+        yield sign * float(rng.uniform(0.3, 1.2)), float(rng.uniform(0.6, 3.0))
+
+
+def _leaf(
+    along: Callable[[float, float], float], across: Callable[[float, float], float]
+) -> Callable[[float, float], Array]:
+    """The leaf at c x_1 + φ w, from c(β, t) and φ(β, t)."""
+
+    def leaf(beta: float, t: float) -> Array:
+        hand = np.array([math.cos(t), math.sin(t)])
+        w = np.array([-math.sin(t), math.cos(t)])
+        place: Array = along(beta, t) * hand + across(beta, t) * w
+        return place
+
+    return leaf
+
+
+def _grown(beta: float, t: float) -> float:
+    return math.exp(beta * t)
+
+
+def _summed(beta: float, t: float) -> float:
+    return math.expm1(beta * t) / beta
+
+
+# --- 3: a cross product that is a solution -----------------------------------------------------
+
+
+def _judge_pair(answer: Any) -> str | None:
+    try:
+        A, X = (np.array(part, dtype=float) for part in answer)
+    except (TypeError, ValueError):
+        return "return a pair: A with three rows of three numbers, X with three rows of two"
+    if A.shape != (3, 3) or X.shape != (3, 2):
+        return f"A must have shape (3, 3) and X (3, 2); got {A.shape} and {X.shape}"
+    if max(abs(A).max(), abs(X).max()) > _LARGEST:
+        return f"no entry may be larger than {_LARGEST}"
+    w = np.cross(X[:, 0], X[:, 1])
+    if np.linalg.norm(w) < _CLEARLY:
+        return "the two columns of X are dependent, or nearly: their cross product must not vanish"
+    if abs(A + A.T).max() < _CLEARLY:
+        return "this A is antisymmetric, or nearly; find one that is not"
+    gap = A + A.T - np.trace(A) * np.eye(3)
+    for t in (0.0, 0.5, 1.0):
+        moved = expm(t * (np.trace(A) * np.eye(3) - A.T)) @ w
+        miss = np.linalg.norm(gap @ moved) / np.linalg.norm(moved)
+        if miss > 1e-8:
+            return f"at t = {t:g} the derivative of w and A w differ, by {miss:.3g} of w's length"
+    return None
+
+
+_PLANE = [[1, 0], [0, 1], [0, 0]]
+
+
+# --- 4: the formula on a grid ------------------------------------------------------------------
+
+
+def _grids(rng: np.random.Generator) -> Inputs:
     for _ in range(3):
-        A0, A1 = rng.normal(size=(2, 3, 3)) / 2
-        P0 = np.eye(3) + 0.3 * rng.normal(size=(3, 3))
-        start, source = 1.5 * rng.normal(size=(2, 3))
-        t = float(rng.uniform(0.5, 1.2))
-        ends = _affine_flow(A0, A1, np.column_stack([P0, start]), source, t)
-        # The end of the fourth solution is what is asked for.
-        yield A0, A1, P0, ends[:, :3], start, t
+        B0, B1 = rng.normal(size=(2, 3, 3)) / 2
+        h, count = 0.0025, 401
+        times = h * np.arange(count)
+        A = B0 + B1 * np.sin(3 * times)[:, None, None]
+        X = np.empty((count, 3, 2))
+        X[0] = np.eye(3)[:, :2] + 0.3 * rng.normal(size=(3, 2))
+        for i in range(count - 1):
+            middle = B0 + B1 * math.sin(3 * (times[i] + h / 2))
+            X[i + 1] = expm(h * middle) @ X[i]
+        yield A, X, h
 
 
-def _affine_flow(A0: Array, A1: Array, starts: Array, source: Array, t: float) -> Array:
-    def slope(s: float, x: Array) -> Array:
-        forced: Array = (A0 + A1 * math.sin(s)) @ x.reshape(starts.shape) + source[:, None]
-        return forced.ravel()
+def _by_the_formula(
+    *, integrated: bool = True, both: bool = True, inverse: bool = True
+) -> Callable[[Array, Array, float], Array]:
+    """The mended code; with a flag off, one fault is left."""
 
-    end = solve_ivp(slope, (0, t), starts.ravel(), "DOP853", rtol=1e-12, atol=1e-13).y[:, -1]
-    shaped: Array = end.reshape(starts.shape)
-    return shaped
+    def last(A: Array, X: Array, h: float) -> Array:
+        w = np.cross(X[..., 0], X[..., 1])
+        trace = np.trace(A, axis1=1, axis2=2)
+        steps = h * (trace[1:] + trace[:-1]) / 2
+        log_D = np.concatenate([[0], np.cumsum(steps)])
+        if not integrated:
+            log_D = trace * h * np.arange(len(A))
+        phi = np.exp(log_D) / (w * w).sum(1)
+        push = np.einsum("tij,tj->ti", A + A.mT if both else A, w)
+        reader = np.linalg.pinv(X) if inverse else X.mT
+        c = np.trapezoid(phi[:, None] * np.einsum("tij,tj->ti", reader, push), dx=h, axis=0)
+        end: Array = X[-1] @ c + phi[-1] * w[-1]
+        return end
 
-
-def _fourth_point(A0: Array, A1: Array, P0: Array, Pt: Array, start: Array, t: float) -> Array:
-    """The first known solution, and its distance to the fourth, which obeys ẋ = A x."""
-    away = _affine_flow(A0, A1, (start - P0[:, 0])[:, None], np.zeros(3), t)[:, 0]
-    end: Array = Pt[:, 0] + away
-    return end
-
-
-def _difference_only(A0: Array, A1: Array, P0: Array, Pt: Array, start: Array, t: float) -> Array:
-    return _affine_flow(A0, A1, (start - P0[:, 0])[:, None], np.zeros(3), t)[:, 0]
-
-
-def _as_homogeneous(A0: Array, A1: Array, P0: Array, Pt: Array, start: Array, t: float) -> Array:
-    end: Array = Pt @ np.linalg.solve(P0, start)
-    return end
+    return last
 
 
-def _in_their_plane(A0: Array, A1: Array, P0: Array, Pt: Array, start: Array, t: float) -> Array:
-    coefficients = np.linalg.lstsq(P0[:, 1:] - P0[:, :1], start - P0[:, 0])[0]
-    end: Array = Pt[:, 0] + (Pt[:, 1:] - Pt[:, :1]) @ coefficients
-    return end
+# --- 5: through a zero of the known solution ---------------------------------------------------
 
 
-def _without_source(A0: Array, A1: Array, P0: Array, Pt: Array, start: Array, t: float) -> Array:
-    return _affine_flow(A0, A1, start[:, None], np.zeros(3), t)[:, 0]
+def _through_zero(rng: np.random.Generator) -> Inputs:
+    yield 2.0, 0.0
+    for sign in (1, -1, 1, -1):
+        yield float(rng.uniform(1.2, 2.5)), sign * float(rng.uniform(0.3, 0.9))
 
 
-def _begun_at(place: Callable[[Array, Array], Array], added: int | None) -> Callable[..., Array]:
-    """A solution of ẋ = A x begun at place(P0, start), added to one of the known ones."""
-
-    def end(A0: Array, A1: Array, P0: Array, Pt: Array, start: Array, t: float) -> Array:
-        moved = _affine_flow(A0, A1, place(P0, start)[:, None], np.zeros(3), t)[:, 0]
-        return moved if added is None else Pt[:, added] + moved
-
-    return end
-
-
-def _distance_to(i: int, sign: int = 1) -> Callable[[Array, Array], Array]:
-    return lambda P0, start: sign * (start - P0[:, i])
-
-
-def _with_coefficients_fitted(
-    A0: Array, A1: Array, P0: Array, Pt: Array, start: Array, t: float
-) -> Array:
-    rows, right = np.vstack([P0, np.ones(3)]), np.append(start, 1)
-    end: Array = Pt @ np.linalg.lstsq(rows, right)[0]
-    return end
-
-
-def _coefficient(slope: Callable[[float, float, float], float]) -> Callable[..., float]:
-    """c(t) by numerical integration of a slope ċ(α, β, s)."""
-
-    def integrated(alpha: float, beta: float, t: float) -> float:
-        value: float = quad(lambda s: slope(alpha, beta, s), 0, t, epsabs=1e-13)[0]
-        return value
-
-    return integrated
-
-
-def _reduced(kernel: Callable[[float, int], float]) -> Callable[[int, float], float]:
-    """t^k times the integral of a kernel(s, k) from 1."""
-
-    def solution(k: int, t: float) -> float:
-        value: float = t**k * quad(lambda s: kernel(s, k), 1, t, epsabs=1e-13)[0]
-        return value
-
-    return solution
+def _legendre(k: float, t: float) -> float:
+    return 1 - t / k * math.atanh(t / k)
 
 
 EXERCISES = (
     Exercise(
-        "the cross product in four dimensions",
-        solution=lambda X: wedge(torch.tensor(X)).numpy(),
-        inputs=_columns,
+        "how far from the plane",
+        solution=_distance(math.exp, 1),
+        inputs=_planes,
         mistakes=(
             Mistake(
-                "the sign of three dimensions",
-                lambda X: -wedge(torch.tensor(X)).numpy(),
-                "every sign is wrong: (-1)^(i+n) with i from 1, so the first component has a minus "
-                "for even n.",
+                "the coefficient φ",
+                _distance(math.exp, 2),
+                "this is φ, in units of w; w need not have length 1.",
             ),
             Mistake(
-                "minors without signs",
-                lambda X: np.array([np.linalg.det(np.delete(X, i, 0)) for i in range(4)]),
-                "these are the minors; expanding a determinant, their signs alternate.",
+                "the volume",
+                _distance(math.exp, 0),
+                "this is the volume det[X | x_n]: volume is base times height.",
+            ),
+            Mistake(
+                "volume times base",
+                _distance(math.exp, -1),
+                "volume is base times height, and ‖w‖ is the base.",
+            ),
+            Mistake(
+                "the volume of the start",
+                _distance(lambda _: 1.0, 1),
+                "the volume was 1 at the start; it has grown or shrunk since.",
+                variants=(_distance(lambda _: 1.0, 2),),
+            ),
+            Mistake(
+                "the growth upside down",
+                _distance(lambda integral: math.exp(-integral), 1),
+                "where the trace is positive volumes grow.",
+            ),
+            Mistake(
+                "without an exponential",
+                _distance(lambda integral: 1 + integral, 1),
+                "the volume grows at the rate tr A times itself: an exponential.",
+                variants=(_distance(lambda integral: integral, 1),),
             ),
         ),
     ),
     Exercise(
-        "the volume of three solutions",
-        solution=lambda A0, A1, t: math.exp(np.trace(A0) * t + np.trace(A1) * t**2 / 2),
-        inputs=_linear_matrices,
+        "a wind that also blows away from the hand",
+        solution=_leaf(_summed, _grown),
+        inputs=_winds,
         mistakes=(
             Mistake(
-                "the trace at the end times t, or t² without ½",
-                lambda A0, A1, t: math.exp(np.trace(A0 + t * A1) * t),
-                "the trace changes on the way: integrate it from 0 to t.",
+                "the leaf of the lesson",
+                _leaf(lambda b, t: t, lambda b, t: 1.0),
+                "this is the leaf without the additional wind: now the trace of A is not 0.",
             ),
-            Mistake(
-                "no exponential",
-                lambda A0, A1, t: np.trace(A0) * t + np.trace(A1) * t**2 / 2,
-                "this is the logarithm of the volume.",
-            ),
-            Mistake(
-                "the trace at the end",
-                lambda A0, A1, t: math.exp(np.trace(A0 + t * A1)),
-                "the trace is a rate: integrate it from 0 to t.",
-            ),
-        ),
-    ),
-    Exercise(
-        "the coefficient in the box, by hand",
-        solution=lambda alpha, beta, t: (alpha + beta) * t / (1 + alpha**2 * t**2),
-        inputs=_two_slopes,
-        mistakes=(
             Mistake(
                 "A in place of A + Aᵀ",
-                _coefficient(lambda a, b, s: (b - a**3 * s**2) / (1 + a**2 * s**2) ** 2),
-                "under the integral stands A + Aᵀ, since w itself moves.",
-            ),
-            Mistake(
-                "the integrand",
-                lambda a, b, t: (a + b) * (1 - a**2 * t**2) / (1 + a**2 * t**2) ** 2,
-                "this is the derivative of c; integrate it from 0.",
-            ),
-            Mistake(
-                "d'Alembert's gauge",
-                lambda a, b, t: b * t,
-                "this is c for the fixed direction e₂; the box adds a multiple of w.",
-            ),
-        ),
-    ),
-    Exercise(
-        "Euler's equation by quadrature",
-        solution=lambda k, t: (t**k - t**-k) / (2 * k),
-        inputs=_powers,
-        mistakes=(
-            Mistake(
-                "a multiple of the known solution",
-                lambda k, t: t**k / k,
-                "this is a multiple of the known solution, and not 0 at t = 1.",
+                _leaf(lambda b, t: 0.0, _grown),
+                "w itself turns: under the integral stands A + Aᵀ.",
             ),
             Mistake(
                 "D upside down",
-                _reduced(lambda s, k: s / s ** (2 * k)),
-                "divide the equation by t² first: the trace of A is -1/t, so D = 1/t.",
-                variants=(
-                    _reduced(lambda s, k: 1 / s ** (2 * k)),
-                    _reduced(lambda s, k: s**-2 / s ** (2 * k)),
-                    _reduced(lambda s, k: s**2 / s ** (2 * k)),
-                ),
+                _leaf(lambda b, t: -math.expm1(-b * t) / b, lambda b, t: math.exp(-b * t)),
+                "the trace of A is β, so D = exp(βt).",
             ),
             Mistake(
-                "y instead of y²",
-                _reduced(lambda s, k: 1 / s / s**k),
-                "the integrand is D divided by the square of the known solution.",
+                "D outside the integral only",
+                _leaf(lambda b, t: t, _grown),
+                "D stands under the integral as well.",
             ),
             Mistake(
-                "the other power",
-                lambda k, t: t**-k,
-                "t^(−k) is a solution, but neither 0 at t = 1 nor of slope 1 there.",
+                "D inside the integral only",
+                _leaf(_summed, lambda b, t: 1.0),
+                "φ = D/‖w‖² is also the coefficient of w.",
             ),
             Mistake(
-                "without 1/k",
-                lambda k, t: (t**k - t**-k) / 2,
-                "this vanishes at 1, but its slope there is k, not 1.",
+                "the integral without its lower end",
+                _leaf(lambda b, t: math.exp(b * t) / b, _grown),
+                "the integral begins at 0, and so does c: the leaf starts at (0, 1).",
+            ),
+            Mistake(
+                "the integrand",
+                _leaf(_grown, _grown),
+                "this is the derivative of c; integrate it from 0.",
             ),
         ),
     ),
     Exercise(
-        "the solution through a fourth point",
-        solution=_fourth_point,
-        inputs=_affine_problems,
+        "not a rotation, and yet w is a solution",
+        solution=lambda: ([[1, 0, 0], [0, 2, 0], [0, 0, 3]], _PLANE),
+        forms=(lambda: ([[1, 0, 0], [0, -1, 0], [0, 0, 0]], _PLANE),),
+        judge=_judge_pair,
         mistakes=(
             Mistake(
-                "treated as homogeneous",
-                _as_homogeneous,
-                "with a source, only combinations whose coefficients add up to 1 are solutions.",
+                "a rotation",
+                lambda: ([[0, -1, 0], [1, 0, 0], [0, 0, 0]], _PLANE),
+                "for rotations the sentence is true; start from the condition "
+                "(A + Aᵀ) w = tr A w, and try a diagonal A.",
             ),
             Mistake(
-                "only their plane",
-                _in_their_plane,
-                "the start need not lie in the plane of the three: the direction across is "
-                "missing, and complete_basis finds its solution.",
-                variants=(_with_coefficients_fitted,),
+                "the same growth everywhere",
+                lambda: ([[1, 0, 0], [0, 1, 0], [0, 0, 1]], _PLANE),
+                "here w, an area, grows at the rate 1 + 1, and a solution at the rate 1.",
             ),
             Mistake(
-                "the source left out",
-                _without_source,
-                "this solves ẋ = A x; take the difference to a known solution instead.",
+                "no growth across",
+                lambda: ([[1, 0, 0], [0, 1, 0], [0, 0, 0]], _PLANE),
+                "here w grows at the rate 1 + 1, and a solution along w at the rate 0; make the "
+                "two equal.",
+                variants=(lambda: ([[1, 0, 0], [0, 2, 0], [0, 0, 0]], _PLANE),),
             ),
             Mistake(
-                "the difference forgotten",
-                _difference_only,
-                "the difference of two solutions obeys ẋ = A x; add the known solution again.",
-                variants=tuple(_begun_at(_distance_to(i), None) for i in (1, 2)),
+                "trace 0 alone",
+                lambda: ([[0, 1, 0], [0, 0, 1], [1, 0, 0]], _PLANE),
+                "trace 0 keeps volumes; w must also be an eigenvector of A + Aᵀ.",
             ),
             Mistake(
-                "begun at the start",
-                _begun_at(lambda P0, start: start, 0),
-                "`start` itself does not obey ẋ = A x: begin at its difference to the known "
-                "solution that you add.",
-                variants=tuple(_begun_at(lambda P0, start: start, i) for i in (1, 2)),
+                "the right matrix, the wrong plane",
+                lambda: ([[1, 0, 0], [0, 2, 0], [0, 0, 3]], [[1, 0], [0, 0], [0, 1]]),
+                "this A does it for another plane: which rate must be the sum of the two others?",
             ),
             Mistake(
-                "the difference with the other sign",
-                _begun_at(_distance_to(0, -1), 0),
-                "begin at start minus the known solution's start, not the other way round.",
-                variants=tuple(_begun_at(_distance_to(i, -1), i) for i in (1, 2)),
-            ),
-            Mistake(
-                "the difference to one, another added",
-                _begun_at(_distance_to(1), 0),
-                "add that known solution whose start you have subtracted.",
-                variants=tuple(
-                    _begun_at(_distance_to(i), j)
-                    for i, j in itertools.permutations(range(3), 2)
-                    if (i, j) != (1, 0)
-                ),
+                "a rotation that grows",
+                lambda: ([[1, -1, 0], [1, 1, 0], [0, 0, 1]], _PLANE),
+                "growth in the plane makes w grow at the rate 1 + 1; a solution across it must "
+                "grow as fast.",
             ),
         ),
-        rtol=1e-6,
-        atol=1e-6,
+    ),
+    Exercise(
+        "the box on a grid, mended",
+        solution=_by_the_formula(),
+        inputs=_grids,
+        rtol=2e-4,
+        atol=2e-4,
+        mistakes=(
+            Mistake(
+                "the trace is not integrated",
+                _by_the_formula(integrated=False),
+                "ln D is the integral of the trace, not the trace times the time.",
+                variants=(
+                    _by_the_formula(integrated=False, both=False),
+                    _by_the_formula(integrated=False, inverse=False),
+                    _by_the_formula(integrated=False, both=False, inverse=False),
+                ),
+            ),
+            Mistake(
+                "A alone",
+                _by_the_formula(both=False),
+                "w itself moves: A + Aᵀ.",
+                variants=(_by_the_formula(both=False, inverse=False),),
+            ),
+            Mistake(
+                "the transpose of X",
+                _by_the_formula(inverse=False),
+                "the columns of X are not orthonormal: X⁺ is not Xᵀ.",
+            ),
+        ),
+    ),
+    Exercise(
+        "through a zero of the known solution",
+        solution=_legendre,
+        inputs=_through_zero,
+        mistakes=(
+            Mistake(
+                "the other sign",
+                lambda k, t: -_legendre(k, t),
+                "this is a solution, but at 0 it is -1.",
+            ),
+            Mistake(
+                "D upside down",
+                lambda k, t: 1 + (t / k) ** 2,
+                "D = exp(-∫p) and p = -2t/(k² - t²), so D is k²/(k² - t²).",
+            ),
+            Mistake(
+                "not divided by k² - t²",
+                lambda k, t: math.exp(t * t) - math.sqrt(math.pi) * t * float(erfi(t)),
+                "first divide the equation by k² - t²: p is the coefficient of y's derivative "
+                "when that of its second derivative is 1.",
+            ),
+            Mistake(
+                "k = 1",
+                lambda k, t: 1 - t * math.atanh(t),
+                "this solves the equation for k = 1.",
+            ),
+            Mistake(
+                "without D",
+                lambda k, t: 1.0,
+                "the integrand is D/y², not 1/y².",
+            ),
+            Mistake(
+                "a multiple of t is left",
+                lambda k, t: t + _legendre(k, t),
+                "the slope at 0 must be 0: take away the right multiple of t.",
+            ),
+        ),
     ),
 )

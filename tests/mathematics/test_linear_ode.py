@@ -182,9 +182,11 @@ def test_the_batch_agrees_with_scipy(n):
 
 def test_the_batch_is_of_fourth_order():
     a, x0 = batch_of_systems(3)
-    exact = complete_basis_batched(a, x0, 2.0, 1600)
+    w = wedge(x0)
+    start = w / w.square().sum(-1, keepdim=True)
+    exact = complete_flow(a, start[..., None], 2.0, 800)[..., 0]
     errors = [
-        (complete_basis_batched(a, x0, 2.0, k) - exact).norm(dim=-1).median() for k in (100, 200)
+        (complete_basis_batched(a, x0, 2.0, k) - exact).norm(dim=-1).median() for k in (50, 100)
     ]
     assert 3.7 < math.log2(errors[0] / errors[1]) < 4.3
 
@@ -203,11 +205,11 @@ def test_a_fixed_gauge_solves_where_its_component_does_not_vanish():
 
 
 def test_only_the_moving_gauge_survives():
-    a, x0 = batch_of_systems(6, count=300)
+    a, x0 = batch_of_systems(6, count=150)
     first = wedge(x0)
     bad = {}
     for gauge in ("wedge", 5):
-        last = complete_basis_batched(a, x0, 2.0, 200, gauge)
+        last = complete_basis_batched(a, x0, 2.0, 100, gauge)
         start = first if gauge == "wedge" else torch.eye(6, dtype=torch.float64)[5] / first[:, 5:]
         exact = complete_flow(a, start[..., None], 2.0, 400)[..., 0]
         error = (last - exact).norm(dim=-1) / exact.norm(dim=-1)
@@ -402,7 +404,7 @@ def test_a_batch_whose_solutions_decay_in_single_precision():
         lambda t: torch.tensor([[[-2.0, 0.0], [0.0, 0.1]]]),
         torch.tensor([[[1.0], [0.0]]]),
         100,
-        4000,
+        2000,
     )
     assert last[0, 1].item() == pytest.approx(math.exp(10), rel=1e-3)
 
