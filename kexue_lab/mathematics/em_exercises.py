@@ -1,97 +1,101 @@
 """What the exercises of mathematics/em check."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.special import gammaln, xlog1py, xlogy
 from torch import Tensor
 
 from kexue_lab.exercises import Exercise, Mistake
-from kexue_lab.mathematics.em import em_rate, gmm_m_step, linkage_em_step, linkage_mle
 
 Inputs = Iterator[tuple[Any, ...]]
+_TOSSES = 10
 
 
 def _tensor(values: Any) -> Tensor:
     return torch.as_tensor(values, dtype=torch.float64)
 
 
-def _points_far_out(rng: np.random.Generator) -> Inputs:
-    yield _tensor([60.0, 0.3]), _tensor([0.4, 0.6]), _tensor([-1.0, 1.0])
-    for k in (2, 3, 5):
-        x = np.append(3 * rng.standard_normal(6), [-300.0, 300.0])
-        yield _tensor(x), _tensor(rng.dirichlet(np.ones(k))), _tensor(2 * rng.standard_normal(k))
+def _shares_of_sixes(rng: np.random.Generator) -> Inputs:
+    yield (0.5,)
+    for f in rng.uniform(0.2, 0.95, 5):
+        yield (float(f),)
 
 
-def _responsibilities(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
-    return torch.softmax(weights.log() - 0.5 * (x[:, None] - means) ** 2, 1)
+def _end_of_em(heads: NDArray[np.float64], biases: tuple[float, float]) -> float:
+    """The mean log-likelihood, in nats, after 1000 rounds from equal weights."""
+    x = heads[:, None]
+    ways = gammaln(_TOSSES + 1) - gammaln(x + 1) - gammaln(_TOSSES - x + 1)
+    weights, b = np.array([0.5, 0.5]), np.array(biases)
+    for step in range(1001):
+        joint = weights * np.exp(xlogy(x, b) + xlog1py(_TOSSES - x, -b))
+        if step == 1000:
+            break
+        shares = joint / joint.sum(1, keepdims=True)
+        mass = shares.sum(0)
+        # A coin that has lost all draws keeps its bias; a mean of shares may exceed 1 by rounding.
+        owned = np.clip(heads @ shares / (_TOSSES * np.maximum(mass, 1e-300)), 0, 1)
+        weights, b = mass / len(heads), np.where(mass > 1e-300, owned, b)
+    return float((ways[:, 0] + np.log(joint.sum(1))).mean())
 
 
-def _by_densities(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
-    joint = weights * torch.exp(-0.5 * (x[:, None] - means) ** 2)
-    return joint / joint.sum(1, keepdim=True)
+def _judge_two_ends(answer: Any) -> str | None:
+    try:
+        draws, *starts = answer
+        heads = np.array([float(value) for value in draws])
+        (first, second) = ((float(one), float(two)) for one, two in starts)
+    except (TypeError, ValueError, OverflowError):
+        return "return the list of draws, and two pairs of biases"
+    if not 3 <= len(heads) <= 12 or not all(v in range(_TOSSES + 1) for v in heads):
+        return f"the draws must be 3 to 12 whole numbers from 0 to 10, got {heads.tolist()}"
+    for name, start in (("first", first), ("second", second)):
+        if not all(0.05 <= value <= 0.95 for value in start):
+            return f"the biases of the {name} start must lie from 0.05 to 0.95, got {start}"
+        if abs(start[0] - start[1]) < 0.1 - 1e-9:
+            return f"the biases of the {name} start must be at least 0.1 apart, got {start}"
+    one, two = _end_of_em(heads, first), _end_of_em(heads, second)
+    if not abs(one - two) > 0.05:
+        return f"both starts end within 0.05 nats of each other, at {one:.3f} and {two:.3f}"
+    return None
 
 
-def _tiny_number_added(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
-    joint = weights * torch.exp(-0.5 * (x[:, None] - means) ** 2) + 1e-300
-    return joint / joint.sum(1, keepdim=True)
+def _bags(rng: np.random.Generator) -> Inputs:
+    for n, coins in ((12, 2), (20, 3), (4000, 2), (3000, 4)):
+        biases = np.linspace(0.25, 0.75, coins) + rng.uniform(-0.05, 0.05, coins)
+        heads = rng.binomial(n, rng.choice(biases, 15))
+        guess = biases + rng.uniform(-0.02, 0.02, coins)
+        yield _tensor(heads), n, _tensor(rng.dirichlet(np.full(coins, 5.0))), _tensor(guess)
 
 
-def _tiny_number_in_the_density(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
-    joint = weights * (torch.exp(-0.5 * (x[:, None] - means) ** 2) + 1e-300)
-    return joint / joint.sum(1, keepdim=True)
+def _bag_round(
+    heads: Tensor,
+    n: int,
+    weights: Tensor,
+    biases: Tensor,
+    *,
+    logs: bool = True,
+    axis: int = 1,
+    own: bool = True,
+) -> tuple[Tensor, Tensor]:
+    x = heads[:, None]
+    if logs:
+        log_joint = weights.log() + x * biases.log() + (n - x) * (1 - biases).log()
+        shares = log_joint.softmax(axis)
+    else:
+        joint = weights * biases**x * (1 - biases) ** (n - x)
+        shares = joint / joint.sum(axis, keepdim=True)
+    mass = shares.sum(0)
+    return mass / len(heads), heads @ shares / (n * (mass if own else len(heads)))
 
 
-def _tiny_number_below(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
-    joint = weights * torch.exp(-0.5 * (x[:, None] - means) ** 2)
-    return joint / (joint.sum(1, keepdim=True) + 1e-300)
-
-
-def _responsibilities_unweighted(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
-    return torch.softmax(-0.5 * (x[:, None] - means) ** 2, 1)
-
-
-def _over_the_data(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
-    return torch.softmax(weights.log() - 0.5 * (x[:, None] - means) ** 2, 0)
-
-
-def _weighted_data(rng: np.random.Generator) -> Inputs:
-    x = _tensor([[-2.0], [-1.0], [0.0], [1.0], [3.0], [4.0]])
-    old = _tensor([[-1.0], [3.0]])
-    yield x, _responsibilities(x[:, 0], _tensor([0.5, 0.5]), old[:, 0]), old
-    for d, k in ((2, 2), (3, 4)):
-        resp = rng.dirichlet(np.ones(k), 12)
-        yield _tensor(rng.standard_normal((12, d))), _tensor(resp), _tensor(rng.random((k, d)))
-    far = rng.standard_normal((20, 2)) + 1e5
-    yield _tensor(far), _tensor(rng.dirichlet(np.ones(2), 20)), _tensor(far[:2])
-
-
-def _covariances(x: Tensor, resp: Tensor, old_means: Tensor) -> Tensor:
-    return gmm_m_step(x, resp)[2]
-
-
-def _covariances_about(x: Tensor, resp: Tensor, means: Tensor) -> Tensor:
-    deviation = x[:, None] - means
-    scatter = torch.einsum("nk,nki,nkj->kij", resp, deviation, deviation)
-    return scatter / resp.sum(0)[:, None, None]
-
-
-def _covariances_over_n(x: Tensor, resp: Tensor, old_means: Tensor) -> Tensor:
-    return _covariances(x, resp, old_means) * resp.mean(0)[:, None, None]
-
-
-def _mass_minus_one(x: Tensor, resp: Tensor, old_means: Tensor) -> Tensor:
-    mass = resp.sum(0)[:, None, None]
-    return _covariances(x, resp, old_means) * mass / (mass - 1)
-
-
-def _second_moments_minus_means(x: Tensor, resp: Tensor, old_means: Tensor) -> Tensor:
-    mass = resp.sum(0)
-    means = resp.T @ x / mass[:, None]
-    second = torch.einsum("nk,ni,nj->kij", resp, x, x) / mass[:, None, None]
-    return second - means[:, :, None] * means[:, None, :]
+def _bag_unweighted(
+    heads: Tensor, n: int, weights: Tensor, biases: Tensor
+) -> tuple[Tensor, Tensor]:
+    return _bag_round(heads, n, torch.ones_like(weights), biases)
 
 
 def _counts_and_rates(rng: np.random.Generator) -> Inputs:
@@ -139,63 +143,6 @@ def _poisson_unnormalised(
     logs = weights.log() + x[:, None] * rates.log() - rates
     joint = (logs - torch.lgamma(x[:, None] + 1) * factorial).exp()
     return joint.mean(0), x @ joint / joint.sum(0)
-
-
-def _linkage_counts(rng: np.random.Generator) -> Inputs:
-    yield 125, 18, 20, 34
-    for _ in range(4):
-        a, b, c, d = (int(v) for v in rng.integers(10, 100, 4))
-        yield a + 60, b, c, d
-
-
-def _linkage_rate(a: int, b: int, c: int, d: int) -> float:
-    counts = (a, b, c, d)
-    return em_rate(lambda theta: linkage_em_step(theta, counts), _tensor([linkage_mle(counts)]))
-
-
-def _linkage_map(theta: float, a: int, b: int, c: int, d: int) -> float:
-    return float(linkage_em_step(_tensor(theta), (a, b, c, d)))
-
-
-def _iterates(steps: int, counts: tuple[int, int, int, int]) -> list[float]:
-    found = [0.5]
-    for _ in range(steps):
-        found.append(_linkage_map(found[-1], *counts))
-    return found
-
-
-def _error_ratio(k: int) -> Callable[[int, int, int, int], float]:
-    """How step k + 1 shrinks the error."""
-
-    def ratio(a: int, b: int, c: int, d: int) -> float:
-        star, (*_, old, new) = linkage_mle((a, b, c, d)), _iterates(k + 1, (a, b, c, d))
-        return (new - star) / (old - star)
-
-    return ratio
-
-
-def _step_ratio(k: int) -> Callable[[int, int, int, int], float]:
-    """The length of step k + 1 in units of that of step k."""
-
-    def ratio(a: int, b: int, c: int, d: int) -> float:
-        *_, old, middle, new = _iterates(k + 1, (a, b, c, d))
-        return (new - middle) / (middle - old)
-
-    return ratio
-
-
-def _slope_after(k: int) -> Callable[[int, int, int, int], float]:
-    """The slope of the map after k steps."""
-
-    def slope(a: int, b: int, c: int, d: int) -> float:
-        place = _tensor(_iterates(k, (a, b, c, d))[-1:])
-        return em_rate(lambda theta: linkage_em_step(theta, (a, b, c, d)), place)
-
-    return slope
-
-
-def _observed_share(a: int, b: int, c: int, d: int) -> float:
-    return 1 - _linkage_rate(a, b, c, d)
 
 
 def _small_mixtures(rng: np.random.Generator) -> Inputs:
@@ -253,83 +200,130 @@ def _one_m_step_per_sweep(x: Tensor, weights: Tensor, means: Tensor) -> Tensor:
 
 EXERCISES = (
     Exercise(
-        "responsibilities in log space",
-        solution=_responsibilities,
-        inputs=_points_far_out,
+        "coins that start equal",
+        solution=lambda: [0.3, 0.66, 0.66],
+        rtol=1e-6,
         mistakes=(
             Mistake(
-                "densities",
-                _by_densities,
-                "far out every density underflows to 0, and 0/0 is nan: use softmax of the logs.",
+                "the weights even out",
+                lambda: [0.5, 0.66, 0.66],
+                "with equal coins each draw is shared in the ratio of the weights: what is the"
+                " mean of these shares?",
             ),
             Mistake(
-                "no weights",
-                _responsibilities_unweighted,
-                "Bayes' rule normalises the joint: add log π_k to the log density.",
+                "nothing moves",
+                lambda: [0.3, 0.6, 0.6],
+                "the biases are counted anew; how many of all fifty tosses were heads?",
             ),
             Mistake(
-                "weights without a logarithm",
-                lambda x, weights, means: torch.softmax(
-                    weights - 0.5 * (x[:, None] - means) ** 2, 1
-                ),
-                "weight times density: in logarithms that is log π_k, not π_k, that is added.",
-            ),
-            Mistake(
-                "no half in the exponent",
-                lambda x, weights, means: torch.softmax(
-                    weights.log() - (x[:, None] - means) ** 2, 1
-                ),
-                "the density with variance 1 has the exponent −(x − μ)²/2.",
-            ),
-            Mistake(
-                "over the data",
-                _over_the_data,
-                "the components share each point: normalise over k, not over n.",
-            ),
-            Mistake(
-                "a tiny number added",
-                _tiny_number_added,
-                "a tiny number avoids nan, but far out it decides the shares, not the densities: "
-                "use softmax of the logs.",
-                variants=(_tiny_number_in_the_density, _tiny_number_below),
+                "the solution of the opening",
+                lambda: [0.523, 0.793, 0.514],
+                "to get there one coin would have to become unlike the other; which step could do"
+                " that?",
+                variants=(lambda: [0.477, 0.514, 0.793],),
+                within=2e-3,
             ),
         ),
     ),
     Exercise(
-        "covariances of the M-step",
-        solution=_covariances,
-        inputs=_weighted_data,
+        "the rate of loaded dice",
+        solution=lambda f: 1 / (6 * f),
+        inputs=_shares_of_sixes,
         mistakes=(
             Mistake(
-                "old means",
-                _covariances_about,
-                "take the scatter about the new means; the old ones are not needed.",
+                "the share that is known",
+                lambda f: 1 - 1 / (6 * f),
+                "this is the fraction of the information that is there; the rate is the missing"
+                " one.",
             ),
             Mistake(
-                "over N",
-                _covariances_over_n,
-                "divide by the component's mass Σ_n r_nk, not by N.",
+                "the slope at 0",
+                lambda f: 6 * f,
+                "this is the slope of the map at θ = 0, the fixed point that repels.",
             ),
             Mistake(
-                "second moment minus square",
-                _second_moments_minus_means,
-                "right on paper, but far from the origin this difference of two nearly equal "
-                "numbers loses its digits: subtract the means before you square.",
-                within=1e-3,
+                "the slope at one half",
+                lambda f: 6 * f / 3.5**2,
+                "the rate is the slope at the fixed point, not at θ = ½.",
             ),
             Mistake(
-                "second moments",
-                lambda x, resp, old: _covariances_about(x, resp, torch.zeros_like(old)),
-                "this is the second moment about 0: subtract the new means first.",
+                "the fixed point",
+                lambda f: (6 * f - 1) / 5,
+                "this is where EM stands still; the rate is the slope of its map there.",
             ),
             Mistake(
-                "mass minus one",
-                _mass_minus_one,
-                "the maximum of the likelihood divides by the mass itself; subtracting 1 is for "
-                "unbiased samples.",
+                "a fair die's six with the weight 1",
+                lambda f: f,
+                "with probability 1 − θ the die is fair, and then it shows six in one of six"
+                " throws: the joint probability is (1 − θ)/6.",
             ),
         ),
-        rtol=1e-8,
+    ),
+    Exercise(
+        "two ends of EM",
+        solution=lambda: ([0, 0, 5, 5, 10], (0.1, 0.8), (0.3, 0.95)),
+        judge=_judge_two_ends,
+        mistakes=(
+            Mistake(
+                "the draws of the lesson",
+                lambda: ([5, 9, 8, 4, 7], (0.6, 0.5), (0.2, 0.9)),
+                "two groups of draws want two coins; what if there are three groups?",
+            ),
+            Mistake(
+                "names exchanged",
+                lambda: ([0, 0, 5, 5, 10], (0.1, 0.8), (0.8, 0.1)),
+                "to exchange the names of the coins changes no likelihood.",
+            ),
+            Mistake(
+                "equal coins",
+                lambda: ([0, 0, 10, 10], (0.5, 0.5), (0.1, 0.9)),
+                "coins that start equal stay equal, but the exercise asks for different ones.",
+            ),
+            Mistake(
+                "a symmetric bag",
+                lambda: ([0, 5, 10], (0.1, 0.8), (0.2, 0.9)),
+                "two different ways to put three groups under two coins, but equally good ones:"
+                " make the groups unequal.",
+            ),
+            Mistake(
+                "two groups",
+                lambda: ([1, 2, 8, 9], (0.1, 0.8), (0.3, 0.5)),
+                "two groups of draws want two coins; what if there are three groups?",
+            ),
+        ),
+    ),
+    Exercise(
+        "a round of EM, mended",
+        solution=_bag_round,
+        inputs=_bags,
+        mistakes=(
+            Mistake(
+                "products that underflow",
+                lambda *a: _bag_round(*a, logs=False),
+                "with thousands of tosses the probabilities underflow to 0, and 0/0 is nan: add"
+                " logarithms and take their softmax.",
+            ),
+            Mistake(
+                "over the draws",
+                lambda *a: _bag_round(*a, axis=0),
+                "the coins share each draw: normalise over the coins, not over the draws.",
+            ),
+            Mistake(
+                "all tosses",
+                lambda *a: _bag_round(*a, own=False),
+                "divide a coin's heads by its own tosses, n times its mass.",
+            ),
+            Mistake(
+                "over the draws and all tosses",
+                lambda *a: _bag_round(*a, axis=0, own=False),
+                "two faults are left: over what is a share normalised, and whose tosses count?",
+            ),
+            Mistake(
+                "no weights",
+                _bag_unweighted,
+                "Bayes' rule normalises the joint probability: the weight belongs to it.",
+            ),
+        ),
     ),
     Exercise(
         "EM for a mixture of Poissons",
@@ -363,49 +357,6 @@ EXERCISES = (
                 "this is the joint weight × probability; a responsibility is its share of the sum "
                 "over the components.",
                 variants=(lambda *a: _poisson_unnormalised(*a, factorial=True),),
-            ),
-        ),
-    ),
-    Exercise(
-        "the rate for other linkage counts",
-        solution=_linkage_rate,
-        inputs=_linkage_counts,
-        mistakes=(
-            Mistake(
-                "the ratio of the first errors",
-                _error_ratio(1),
-                "this is how an early step shrank the error; the rate is the slope at θ* itself.",
-                variants=(_error_ratio(0),),
-            ),
-            Mistake(
-                "the ratio of the first steps",
-                _step_ratio(1),
-                "this compares the first two steps; the rate is the slope at θ* itself.",
-            ),
-            Mistake(
-                "the observed share",
-                _observed_share,
-                "this is I_obs/I_c, the share that is known; the rate is the missing one.",
-            ),
-            Mistake(
-                "the slope at one half",
-                _slope_after(0),
-                "this is M' at the start ½; the rate is the slope at the fixed point θ*.",
-            ),
-            Mistake(
-                "the ratio after some steps",
-                _error_ratio(3),
-                "this ratio still changes from step to step; the rate is its limit, the slope at"
-                " θ*.",
-                variants=tuple(_error_ratio(k) for k in (2, 4))
-                + tuple(_step_ratio(k) for k in (2, 3, 4)),
-            ),
-            Mistake(
-                "the slope after some steps",
-                _slope_after(3),
-                "after these steps θ is still on its way, and so is the slope there: the rate is "
-                "the slope at the fixed point θ* itself.",
-                variants=tuple(_slope_after(k) for k in (1, 2, 4)),
             ),
         ),
     ),
