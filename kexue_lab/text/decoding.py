@@ -26,10 +26,8 @@ Method = Literal["greedy", "ancestral", "top_k", "top_p"]
 class Decoded(NamedTuple):
     """Texts; what is behind an end is <eos>.
 
-    Attributes:
-        tokens: integers, shape (B, L).
-        lengths: number of tokens before <eos>, shape (B,).
-        finished: whether <eos> came within `max_length` tokens, shape (B,).
+    Tokens are integers of shape (B, L); lengths, (B,), count the tokens before <eos>; finished,
+    (B,), says whether <eos> came within `max_length` tokens.
     """
 
     tokens: Tensor
@@ -40,11 +38,7 @@ class Decoded(NamedTuple):
 class Beam(NamedTuple):
     """The best text that beam search found for each prefix.
 
-    Attributes:
-        tokens: integers, shape (B, L), with <eos> behind an end.
-        lengths: number of tokens before <eos>, shape (B,).
-        finished: whether <eos> came within `max_length` tokens, shape (B,).
-        log_probs: log-probability of the text, its <eos> included, shape (B,).
+    The first three are as in `Decoded`; log_probs, (B,), are those of the whole texts, with <eos>.
     """
 
     tokens: Tensor
