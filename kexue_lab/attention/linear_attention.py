@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kexue_lab.precision import power_of_two, widened
-from kexue_lab.transformer import SelfAttention
+from kexue_lab.transformer import SelfAttention, merge_heads, split_heads
 from kexue_lab.validation import (
     check_choice,
     check_count,
@@ -414,11 +414,10 @@ class LinearSelfAttention(SelfAttention):
             return super().forward(x, mask)
         if mask is not None:
             raise ValueError(f"mask must be None for the kind {self.kind!r}, got a tensor")
-        heads = self.qkv_proj(x).unflatten(-1, (3, self.num_heads, -1)).movedim(-3, 0)
-        q, k, v = (part.transpose(-3, -2) for part in heads)  # (B, heads, n, d_k)
+        q, k, v = (split_heads(part, self.num_heads) for part in self.qkv_proj(x).chunk(3, -1))
         phi = elu_feature_map if self.kind == "elu" else normalized_taylor_feature_map
         mixed = linear_attention(q, k, v, feature_map=phi, is_causal=self.is_causal)
-        output: Tensor = self.o_proj(mixed.transpose(-3, -2).flatten(-2))
+        output: Tensor = self.o_proj(merge_heads(mixed))
         return output
 
 
