@@ -83,12 +83,10 @@ def nontermination_probability(transition: ArrayLike, start: int = -1) -> float:
         >>> nontermination_probability([[1.0, 0.0], [0.25, 0.75]])
         0.25
     """
-    chain = _checked_chain(transition)
-    start = _checked_start(chain, start)
-    reached = _reached(chain, start)
-    if _ends_surely(chain, reached):
-        return 0.0
+    chain, start = _checked_chain(transition, start)
     ends = _can_end(chain)
+    if ends[_reached(chain, start)].all():
+        return 0.0
     if not ends[start]:
         return 1.0
     living = chain[np.ix_(ends, ends)] * _columns(chain, ends)
@@ -110,10 +108,9 @@ def expected_length(transition: ArrayLike, start: int = -1) -> float:
         >>> expected_length([[0.75, 0.25], [0.75, 0.25]])
         3.0
     """
-    chain = _checked_chain(transition)
-    start = _checked_start(chain, start)
+    chain, start = _checked_chain(transition, start)
     reached = _reached(chain, start)
-    if not _ends_surely(chain, reached):
+    if not _can_end(chain)[reached].all():
         return math.inf
     living = chain[np.ix_(reached, reached)] * _columns(chain, reached)
     steps = np.linalg.solve(np.eye(len(living)) - living, np.ones(len(living)))
@@ -172,10 +169,6 @@ def _can_end(chain: Array) -> NDArray[np.bool_]:
     return can_end[:-1]
 
 
-def _ends_surely(chain: Array, reached: NDArray[np.bool_]) -> bool:
-    return bool(_can_end(chain)[reached].all())
-
-
 def _checked_laws(transition: ArrayLike) -> Array:
     laws = np.asarray(transition, dtype=np.float64)
     if laws.ndim != 2 or not laws.size:
@@ -188,14 +181,10 @@ def _checked_laws(transition: ArrayLike) -> Array:
     return laws
 
 
-def _checked_chain(transition: ArrayLike) -> Array:
+def _checked_chain(transition: ArrayLike, start: int) -> tuple[Array, int]:
     chain = _checked_laws(transition)
     if chain.shape[0] != chain.shape[1]:
         raise ValueError(f"transition must be square, got {chain.shape}")
-    return chain
-
-
-def _checked_start(chain: Array, start: int) -> int:
     if not -len(chain) <= start < len(chain):
         raise ValueError(f"start must be a row of {len(chain)}, got {start}")
-    return start % len(chain)
+    return chain, start % len(chain)

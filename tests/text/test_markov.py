@@ -5,7 +5,6 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import sympy as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,8 +72,7 @@ def test_a_chain_under_each_rule(rule, never, length):
 def test_the_plain_system_is_singular():
     """Without leaving out what never ends, I − T has no inverse."""
     cut = truncate_rows(CHAIN, top_k=2)
-    system = sp.eye(3) - sp.Matrix(3, 3, lambda i, j: sp.nsimplify(cut[i, j], rational=True))
-    assert sp.Matrix(system).applyfunc(lambda x: sp.nsimplify(sp.Float(x, 12))).det() == 0
+    assert np.linalg.matrix_rank(np.eye(3) - cut[:3, :3]) == 2
 
 
 @settings(max_examples=150, deadline=None)
