@@ -84,6 +84,16 @@ def _judge_pair(answer: Any) -> str | None:
         return "the two columns of X are dependent, or nearly: their cross product must not vanish"
     if abs(A + A.T).max() < _CLEARLY:
         return "this A is antisymmetric, or nearly; find one that is not"
+    velocities = np.trace(A) * w - A.T @ w, A @ w  # of the area w, and of a solution at w
+    area, along = (float(w @ velocity / (w @ w)) for velocity in velocities)
+    astray = max(
+        np.linalg.norm(velocities[0] - area * w), np.linalg.norm(velocities[1] - along * w)
+    )
+    if astray < 1e-9 and abs(area - along) > 1e-8:
+        return (
+            f"here w, an area, grows at the rate {area:.3g}, and a solution along w at the rate "
+            f"{along:.3g}: they must be equal"
+        )
     gap = A + A.T - np.trace(A) * np.eye(3)
     for t in (0.0, 0.5, 1.0):
         moved = expm(t * (np.trace(A) * np.eye(3) - A.T)) @ w
@@ -114,7 +124,7 @@ def _grids(rng: np.random.Generator) -> Inputs:
 
 
 def _by_the_formula(
-    *, integrated: bool = True, both: bool = True, inverse: bool = True
+    *, integrated: bool = True, both: bool = True, inverse: bool = True, rectangles: bool = False
 ) -> Callable[[Array, Array, float], Array]:
     """The mended code; with a flag off, one fault is left."""
 
@@ -123,6 +133,8 @@ def _by_the_formula(
         trace = np.trace(A, axis1=1, axis2=2)
         steps = h * (trace[1:] + trace[:-1]) / 2
         log_D = np.concatenate([[0], np.cumsum(steps)])
+        if rectangles:
+            log_D = np.cumsum(trace) * h
         if not integrated:
             log_D = trace * h * np.arange(len(A))
         phi = np.exp(log_D) / (w * w).sum(1)
@@ -239,8 +251,8 @@ EXERCISES = (
             Mistake(
                 "a rotation",
                 lambda: ([[0, -1, 0], [1, 0, 0], [0, 0, 0]], _PLANE),
-                "for rotations the sentence is true; start from the condition "
-                "(A + Aᵀ) w = tr A w, and try a diagonal A.",
+                "for rotations the sentence is true; from (2), which condition must A and w fulfil "
+                "when A is no rotation?",
             ),
             Mistake(
                 "the same growth everywhere",
@@ -253,6 +265,16 @@ EXERCISES = (
                 "here w grows at the rate 1 + 1, and a solution along w at the rate 0; make the "
                 "two equal.",
                 variants=(lambda: ([[1, 0, 0], [0, 2, 0], [0, 0, 0]], _PLANE),),
+            ),
+            Mistake(
+                "trace 0, and growth across",
+                lambda: ([[1, 0, 0], [0, 1, 0], [0, 0, -2]], _PLANE),
+                "trace 0 keeps volumes, but w is an area: it grows at the rate of the plane, and a "
+                "solution along it at the opposite one.",
+                variants=(
+                    lambda: ([[2, 0, 0], [0, -1, 0], [0, 0, -1]], _PLANE),
+                    lambda: ([[-1, 0, 0], [0, 2, 0], [0, 0, -1]], _PLANE),
+                ),
             ),
             Mistake(
                 "trace 0 alone",
@@ -287,6 +309,16 @@ EXERCISES = (
                     _by_the_formula(integrated=False, both=False),
                     _by_the_formula(integrated=False, inverse=False),
                     _by_the_formula(integrated=False, both=False, inverse=False),
+                ),
+            ),
+            Mistake(
+                "a sum of rectangles",
+                _by_the_formula(rectangles=True),
+                "ln D must be 0 at the first time: this sum of rectangles has one too many. Use "
+                "the trapezoidal rule here as well.",
+                variants=(
+                    _by_the_formula(rectangles=True, both=False),
+                    _by_the_formula(rectangles=True, inverse=False),
                 ),
             ),
             Mistake(
@@ -327,6 +359,19 @@ EXERCISES = (
                 "k = 1",
                 lambda k, t: 1 - t * math.atanh(t),
                 "this solves the equation for k = 1.",
+            ),
+            Mistake(
+                "the factor 1/k",
+                lambda k, t: 1 - t * math.atanh(t / k),
+                "does it solve the equation? The antiderivative of 1/(k² - t²) is atanh(t/k)/k.",
+                variants=(lambda k, t: 1 - t / k**2 * math.atanh(t / k),),
+            ),
+            Mistake(
+                "the sign of the second term",
+                lambda k, t: 1 + t / k * math.atanh(t / k),
+                "value and slope at 0 are right, but does it solve the equation? At t = 0 it says "
+                "that the second derivative is -2/k².",
+                variants=(lambda k, t: 1 + t * math.atanh(t / k),),
             ),
             Mistake(
                 "without D",

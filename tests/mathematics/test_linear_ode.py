@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
+from kexue_lab.exercises import exercise
 from kexue_lab.mathematics.linear_ode import (
     complete_basis,
     complete_basis_batched,
@@ -204,7 +205,7 @@ def test_a_fixed_gauge_solves_where_its_component_does_not_vanish():
             np.testing.assert_allclose(last[k], expected, rtol=1e-6, atol=1e-6)
 
 
-def test_only_the_moving_gauge_survives():
+def test_the_last_axis_often_fails_where_the_moving_gauge_does_not():
     a, x0 = batch_of_systems(6, count=150)
     first = wedge(x0)
     bad = {}
@@ -415,3 +416,29 @@ def test_dependent_columns_are_refused(x):
         complete_basis_batched(lambda t: torch.zeros(1, 3, 3), x, 1.0, 3)
     with pytest.raises(ValueError, match="x must have independent columns"):
         structured_generator(x, x, torch.ones(1, 3))
+
+
+# --- the exercises' hints ----------------------------------------------------------------------
+
+PLANE = [[1, 0], [0, 1], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("number", "answer", "said"),
+    [
+        (3, lambda: (np.diag([2, 3, 1]), PLANE), "grows at the rate 5, and a solution along w at"),
+        (
+            3,
+            lambda: ([[1, 0, 0], [0, 1, 0], [0, 0, -2]], PLANE),
+            "w is an area: it grows at the rate of the plan",
+        ),
+        (3, lambda: (np.diag([3, 1, -4]), PLANE), "the rate 4, and a solution along w at the rate"),
+        (3, lambda: ([[0, -1, 0], [1, 0, 0], [0, 0, 0]], PLANE), "which condition must A and w"),
+        (5, lambda k, t: 1 - t * math.atanh(t / k), "does it solve the equation? The antiderivat"),
+        (5, lambda k, t: 1 + t / k * math.atanh(t / k), "but does it solve the equation? At t = 0"),
+    ],
+)
+def test_a_wrong_answer_gets_a_hint_that_fits(number, answer, said):
+    feedback = exercise("mathematics/linear_ode", number).check(answer)
+    assert feedback.passed is False
+    assert any(said in line for line in feedback.lines), feedback
