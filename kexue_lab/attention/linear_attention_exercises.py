@@ -102,8 +102,9 @@ def _chunk_inputs(rng: np.random.Generator) -> Inputs:
     for n, chunk_size, gamma in ((12, 4, 0.5), (13, 5, 0.8), (7, 3, 0.9), (5, 8, 0.7)):
         D, dv = (int(size) for size in rng.integers(2, 6, 2))
         yield _randn(rng, n, D), _randn(rng, n, D), _randn(rng, n, dv), gamma, chunk_size
-    long = [_randn(rng, 4_000, size).as_subclass(Watched) for size in (4, 4, 3)]
-    yield *long, 0.97, 250
+    for gamma in (0.97, 0.8):  # 0.8 to the power −4000 overflows, to the power −250 it does not
+        long = [_randn(rng, 4_000, size).as_subclass(Watched) for size in (4, 4, 3)]
+        yield *long, gamma, 250
 
 
 def _decayed(
@@ -134,13 +135,22 @@ def _decayed(
     return torch.cat(outputs)
 
 
+def _powers_from_the_start(
+    phi_q: Tensor, phi_k: Tensor, v: Tensor, gamma: float, chunk_size: int, first: int = 0
+) -> Tensor:
+    """γ^i in the queries and γ^−j in the keys: right until one of them leaves the range."""
+    power = gamma ** torch.arange(first, first + len(v), dtype=v.dtype)[:, None]
+    return _decayed(phi_q * power, phi_k / power, v, 1.0, chunk_size)
+
+
 # ---------------------------------------------------------------------------- 3: softmax, exactly
 
 
 def _menus(rng: np.random.Generator) -> Inputs:
     for size in (2, 3, 4, 3):
         n, d = (int(count) for count in rng.integers((6, 2), (10, 5)))
-        menu, chosen = _randn(rng, size, d), rng.integers(0, size, n)
+        # Short keys: weights near 0 or 1 would make a wrong answer look like a rounding error.
+        menu, chosen = 0.6 * _randn(rng, size, d), rng.integers(0, size, n)
         chosen[:size] = np.arange(size)
         yield _randn(rng, n, d), menu[torch.from_numpy(chosen)], menu
 
@@ -165,6 +175,8 @@ def _compared(phi_q: Tensor, phi_k: Tensor, exact: Tensor, name: str) -> str | N
     weights = linear_attention(phi_q, phi_k, torch.eye(len(phi_k)).to(phi_k), feature_map=None)
     if torch.allclose(weights, exact, rtol=1e-9, atol=1e-12):
         return None
+    if not bool(weights.isfinite().all()):
+        return "some weights are nan: a query has the similarity 0 with all keys, and 0/0 is left"
     worst = float((weights - exact).abs().max())
     return f"the weights differ from those of {name} by up to {worst:.2g}"
 
@@ -203,7 +215,10 @@ def _judge_sharp(got: Any) -> str | None:
     share = float(attention_matrix(keys, keys, kind="elu").diagonal().min())
     if share > _OWN_SHARE:
         return None
-    return f"one key gives itself a share of only {share:.3f}; {_OWN_SHARE} must be exceeded"
+    told = f"one key gives itself a share of only {share:.3f}; {_OWN_SHARE} must be exceeded"
+    if keys.min() >= 0:
+        told += ". No entry of yours is negative: what is the feature of 0?"
+    return told
 
 
 # ---------------------------------------------------------------------------- 6: double softmax
@@ -293,6 +308,12 @@ EXERCISES = (
                 lambda q, k, v, gamma, c: _decayed(q, k, v, gamma, c)[: len(v) // c * c],
                 "n need not be a multiple of chunk_size: the last chunk may be shorter.",
             ),
+            Mistake(
+                "powers counted from the first token",
+                _powers_from_the_start,
+                "γ^−j overflows in a long sequence: count the powers from the start of each chunk.",
+                variants=(lambda q, k, v, gamma, c: _powers_from_the_start(q, k, v, gamma, c, 1),),
+            ),
         ),
     ),
     Exercise(
@@ -313,7 +334,14 @@ EXERCISES = (
                 variants=(
                     lambda q, k, menu: ((q @ menu.mT).exp(), (k @ menu.mT).exp()),
                     lambda q, k, menu: ((q @ menu.mT).exp(), (k @ menu.mT).softmax(-1)),
+                    lambda q, k, menu: ((q @ menu.mT).softmax(-1), (k @ menu.mT).softmax(-1)),
                 ),
+            ),
+            Mistake(
+                "the roles exchanged",
+                lambda q, k, menu: (_which(q, menu), (k @ menu.mT).exp()),
+                "a query may be any vector, and is no row of the menu: which of the two, q or k, "
+                "can be looked up there?",
             ),
             Mistake(
                 "each key of the menu counted once",
@@ -335,8 +363,13 @@ EXERCISES = (
             Mistake(
                 "rank ≤ D still",
                 lambda n, D, m: (min(n, D), min(n, D), min(D, m, n - m)),
-                "the mask is no product of thin matrices: a triangle without zeros on its "
-                "diagonal has full rank.",
+                "a mask changes the rank: the causal weights are a triangle with a positive "
+                "diagonal.",
+                variants=(
+                    lambda n, D, m: (D, D, D),
+                    lambda n, D, m: (D, D, min(D, m)),
+                    lambda n, D, m: (D, D, min(D, n - m)),
+                ),
             ),
             Mistake(
                 "the mask everywhere",
@@ -347,12 +380,13 @@ EXERCISES = (
             Mistake(
                 "n - m forgotten",
                 lambda n, D, m: (min(n, D), n, min(D, m)),
-                "the block has n − m rows: its rank is no more than that.",
+                "is your block's rank ever above its number of rows?",
             ),
             Mistake(
                 "the block taken for D",
                 lambda n, D, m: (min(n, D), n, D),
-                "the block is n − m by m: it may be smaller than D.",
+                "write the block down for n = 9, D = 5, m = 6: how large is it?",
+                variants=(lambda n, D, m: (D, n, D),),
             ),
         ),
     ),
@@ -365,7 +399,7 @@ EXERCISES = (
                 "orthogonal unit keys",
                 lambda: np.eye(4),
                 "elu(0) + 1 is 1, not 0: where must an entry lie for its feature to be small?",
-                variants=(lambda: 15 * np.eye(4),),
+                variants=(lambda: 15 * np.eye(4), lambda: 20 * np.eye(4)),
             ),
             Mistake(
                 "short keys",
@@ -396,22 +430,23 @@ EXERCISES = (
             Mistake(
                 "softmax and exp",
                 lambda q, k: (q.softmax(-1), k.exp()),
-                "this divides once, after the channels were mixed; each channel needs its own Z_c.",
+                "this divides once, after the D products were added up: each of them needs a "
+                "denominator of its own.",
             ),
             Mistake(
-                "two softmaxes over the channels",
+                "two softmaxes over the entries",
                 lambda q, k: (q.softmax(-1), k.softmax(-1)),
-                "the softmax of K runs over the sequence, not over the channels.",
+                "the softmax of K runs over the tokens, not over the entries of one key.",
             ),
             Mistake(
                 "multiplied by Z",
                 lambda q, k: (q.softmax(-1) * k.exp().sum(0), k.exp()),
-                "divide by Z_c: the weights of channel c must add up to 1.",
+                "divide by the sums over the tokens: each column of κ must add up to 1.",
             ),
             Mistake(
                 "softmax of Q over the sequence",
                 lambda q, k: (q.softmax(0) / k.exp().sum(0), k.exp()),
-                "the softmax of Q runs over the channels of each query.",
+                "the softmax of Q runs over the entries of each query.",
                 variants=(lambda q, k: (q.softmax(0), k.softmax(0)),),
             ),
         ),

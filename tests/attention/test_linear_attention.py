@@ -291,6 +291,27 @@ def test_keys_on_a_circle_are_told_apart_by_a_margin_only(n):
 # ---------------------------------------------------------------------------- feature maps
 
 
+@pytest.mark.parametrize(("n", "d"), [(5, 2), (12, 3), (9, 20)])
+def test_on_average_the_key_asked_for_has_at_most_two_shares(n, d):
+    q, k = randn(2, n, d, seed=n)
+    assert attention_matrix(q, k, kind="taylor").diagonal().mean() < 2 / n
+    # The queries that make each share largest, and with them equality.
+    unit = k / k.norm(dim=-1, keepdim=True)
+    mean = unit.mean(0)
+    scale = 2 * (1 - unit @ mean) / (1 - mean @ mean)
+    best = unit - scale[:, None] * mean
+    shares = attention_matrix(best, k, kind="taylor").diagonal()
+    close(shares, scale / n)
+    close(shares.mean(), torch.tensor(2 / n, dtype=torch.float64))
+
+
+def test_one_feature_can_copy_under_the_mask():
+    phi = 100.0 ** torch.arange(8, dtype=torch.float64)[:, None]
+    weights = linear_attention(phi, phi, torch.eye(8).double(), feature_map=None, is_causal=True)
+    assert weights.diagonal().min() >= 0.99
+    assert (weights - torch.eye(8)).square().sum() < 0.002
+
+
 def test_elu_feature_map_against_torch():
     x = torch.linspace(-6, 6, 1001, dtype=torch.float64)
     close(elu_feature_map(x), F.elu(x) + 1, 1e-15)
