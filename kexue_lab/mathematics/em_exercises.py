@@ -59,6 +59,13 @@ def _judge_two_ends(answer: Any) -> str | None:
             return f"the biases of the {name} start must be at least 0.1 apart, got {start}"
     one, two = _end_of_em(heads, first), _end_of_em(heads, second)
     if not abs(one - two) > 0.05:
+        if first == second[::-1]:
+            return "the second start is the first with the names of the coins exchanged"
+        if sorted(heads) == sorted(_TOSSES - heads):
+            return (
+                f"both starts end at the same likelihood, {one:.3f} and {two:.3f}: with heads and "
+                "tails exchanged these draws are the same, so two ends may be mirror images"
+            )
         return f"both starts end within 0.05 nats of each other, at {one:.3f} and {two:.3f}"
     return None
 
@@ -227,33 +234,33 @@ EXERCISES = (
     ),
     Exercise(
         "the rate of loaded dice",
-        solution=lambda f: 1 / (6 * f),
+        solution=lambda v: 1 / (6 * v),
         inputs=_shares_of_sixes,
         mistakes=(
             Mistake(
                 "the share that is known",
-                lambda f: 1 - 1 / (6 * f),
+                lambda v: 1 - 1 / (6 * v),
                 "this is the fraction of the information that is there; the rate is the missing"
                 " one.",
             ),
             Mistake(
                 "the slope at 0",
-                lambda f: 6 * f,
+                lambda v: 6 * v,
                 "this is the slope of the map at θ = 0, the fixed point that repels.",
             ),
             Mistake(
                 "the slope at one half",
-                lambda f: 6 * f / 3.5**2,
+                lambda v: 6 * v / 3.5**2,
                 "the rate is the slope at the fixed point, not at θ = ½.",
             ),
             Mistake(
                 "the fixed point",
-                lambda f: (6 * f - 1) / 5,
+                lambda v: (6 * v - 1) / 5,
                 "this is where EM stands still; the rate is the slope of its map there.",
             ),
             Mistake(
                 "a fair die's six with the weight 1",
-                lambda f: f,
+                lambda v: v,
                 "with probability 1 − θ the die is fair, and then it shows six in one of six"
                 " throws: the joint probability is (1 − θ)/6.",
             ),
@@ -319,6 +326,12 @@ EXERCISES = (
                 "two faults are left: over what is a share normalised, and whose tosses count?",
             ),
             Mistake(
+                "as it was printed",
+                lambda *a: _bag_round(*a, logs=False, axis=0, own=False),
+                "all three faults are left: what underflows with thousands of tosses? Over what is "
+                "a share normalised? Whose tosses count?",
+            ),
+            Mistake(
                 "no weights",
                 _bag_unweighted,
                 "Bayes' rule normalises the joint probability: the weight belongs to it.",
@@ -333,12 +346,12 @@ EXERCISES = (
             Mistake(
                 "the unweighted mean",
                 _poisson_unweighted,
-                "each rate is the mean of x with its own responsibilities as weights.",
+                "each rate is the mean of x with its own shares as weights.",
             ),
             Mistake(
                 "over N",
                 _poisson_over_n,
-                "a weighted mean divides by the sum of its weights Σ_n r_nk, not by N.",
+                "a weighted mean divides by the sum of its weights, not by N.",
             ),
             Mistake(
                 "without e^(−λ)",
@@ -354,7 +367,7 @@ EXERCISES = (
             Mistake(
                 "the joint for the responsibilities",
                 _poisson_unnormalised,
-                "this is the joint weight × probability; a responsibility is its share of the sum "
+                "this is the joint weight × probability; what is wanted is its share of the sum "
                 "over the components.",
                 variants=(lambda *a: _poisson_unnormalised(*a, factorial=True),),
             ),
@@ -368,7 +381,7 @@ EXERCISES = (
             Mistake(
                 "minus the likelihood",
                 _minus_likelihood,
-                "this is -L, which may rise under partial E-steps: use the present r in G.",
+                "this is -L, which may rise under partial E-steps: use the present shares in G.",
             ),
             Mistake(
                 "no entropy",
@@ -376,20 +389,25 @@ EXERCISES = (
                 "G has two terms: the mean of −log joint under r, and the term r log r.",
             ),
             Mistake(
+                "without ½ log 2π",
+                lambda *a: _joint_objective(*a) - 0.5 * math.log(2 * math.pi),
+                "the normal density has the factor 1/√(2π): ½ log 2π is missing in −log p.",
+            ),
+            Mistake(
                 "one M-step per sweep",
                 _one_m_step_per_sweep,
-                "redo the M-step after each point, from all responsibilities.",
+                "redo the M-step after each point, from all shares.",
             ),
             Mistake(
                 "a full E-step each time",
                 lambda *a: _incremental(*a, likelihood=False, full=True),
-                "only the responsibilities of the one point n are renewed; the others keep their"
-                " old values.",
+                "only the shares of the one point i are renewed; the others keep their old values.",
             ),
             Mistake(
                 "the M-step first",
                 _m_step_first,
-                "renew r_n first, from the parameters before the step, then the parameters.",
+                "renew the shares of x_i first, from the parameters before the step, then the "
+                "parameters.",
                 variants=(lambda *a: _incremental(*a, likelihood=False, first=True),),
             ),
         ),
