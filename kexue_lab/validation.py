@@ -65,6 +65,18 @@ def check_finite(**tensors: Tensor) -> None:
             raise ValueError(f"{name} must be finite, got nan or infinity")
 
 
+def check_data(**tensors: Tensor) -> None:
+    """Check finite data of shape (N, d), N points in d dimensions, with N, d >= 1.
+
+    Raises:
+        ValueError: naming the argument, and its shape if that is wrong.
+    """
+    for name, x in tensors.items():
+        if x.ndim != 2 or x.numel() == 0:
+            raise ValueError(f"{name} must have shape (N, d) with N, d >= 1, got {tuple(x.shape)}")
+    check_finite(**tensors)
+
+
 def check_positive(**numbers: float | Fraction) -> None:
     """Check that numbers are positive and finite.
 

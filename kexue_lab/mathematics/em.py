@@ -3,8 +3,8 @@
 `joint_kl` holds the chain rule which everything else follows from: minimising
 KL(p̃(x) q(y|x) ‖ p_θ(x, y)) over q alone is the E-step, over θ alone the M-step. Gaussian mixtures,
 pLSA, Rao's linkage data and the symmetric two-component mixture are cases of it; `em_rate` tells
-how fast any of them converges. Gaussian mixtures live in `gaussian_mixture` and are offered here
-too.
+how fast any of them converges. Gaussian mixtures live in `gaussian_mixture`, those with fixed
+spherical covariances in `soft_kmeans`; both are offered here too.
 """
 
 import math
@@ -19,13 +19,12 @@ from kexue_lab.mathematics.gaussian_mixture import (
     GMMResult,
     Mixture,
     fit_gmm,
-    fit_spherical_gmm,
     gmm_e_step,
     gmm_log_joint,
     gmm_log_prior,
     gmm_m_step,
-    soft_kmeans_energy,
 )
+from kexue_lab.mathematics.soft_kmeans import fit_spherical_gmm, soft_kmeans_energy
 from kexue_lab.precision import power_of_two
 from kexue_lab.validation import check_distribution, check_floating, sum_tolerance
 

@@ -19,13 +19,12 @@ from kexue_lab.mathematics import gaussian_mixture
 from kexue_lab.mathematics.gaussian_mixture import (
     Mixture,
     fit_gmm,
-    fit_spherical_gmm,
     gmm_e_step,
     gmm_log_joint,
     gmm_log_prior,
     gmm_m_step,
-    soft_kmeans_energy,
 )
+from kexue_lab.mathematics.soft_kmeans import fit_spherical_gmm, soft_kmeans_energy
 
 
 def iris_restarts(k: int, batch: int, seed: int) -> Mixture:
