@@ -198,8 +198,8 @@ def chain_step(transition: ArrayLike) -> Step:
 class RecurrentLM(nn.Module):
     """A recurrent language model with one of three last layers.
 
-    <eos>, the last entry of the vocabulary, also opens a text. A GRU's state is at most 1 in each
-    coordinate, since it mixes its last one with a tanh.
+    <eos>, the last entry of the vocabulary, also opens a text. The state that an LSTM shows is a
+    tanh times a number from 0 to 1, so that no coordinate exceeds 1.
 
     Args:
         vocab_size: number of tokens, <eos> counted.
@@ -208,7 +208,7 @@ class RecurrentLM(nn.Module):
         layer: "softmax", or "st" or "nmst" as in `self_terminating_log_probs`.
         eps: ε of these two.
 
-    Source: Cho et al., arXiv:1406.1078 (the recurrence).
+    Source: Hochreiter and Schmidhuber, "Long Short-Term Memory", 1997 (the recurrence).
 
     Example:
         >>> model = RecurrentLM(5, layer="st")
@@ -231,7 +231,7 @@ class RecurrentLM(nn.Module):
         _check_eps(eps)
         self.layer, self.eps = layer, eps
         self.embedding = nn.Embedding(vocab_size, d_embedding)
-        self.recurrence = nn.GRU(d_embedding, d_state, batch_first=True)
+        self.recurrence = nn.LSTM(d_embedding, d_state, batch_first=True)
         self.read_out = nn.Linear(d_state, vocab_size)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -252,11 +252,12 @@ class RecurrentLM(nn.Module):
         Args:
             ids: as in `forward`.
         """
-        batch = len(ids)
+        zeros = self.embedding.weight.new_zeros(len(ids), self.recurrence.hidden_size)
         state = {
-            "hidden": self.embedding.weight.new_zeros(batch, self.recurrence.hidden_size),
-            "log_on": self.embedding.weight.new_zeros(batch),
-            "steps": torch.zeros(batch, dtype=torch.int64, device=ids.device),
+            "shown": zeros,
+            "cell": zeros,
+            "log_on": zeros[:, 0],
+            "steps": torch.zeros_like(ids[:, 0]),
             "token": ids[:, 0],
         }
         for token in ids[:, 1:].unbind(1):
@@ -269,14 +270,16 @@ class RecurrentLM(nn.Module):
         """Read one token and return the law of the next: a step of `kexue_lab.text.decoding`."""
         read = state["token"] if token is None else token
         vectors = self.embedding(read)[:, None]
-        outputs, hidden = self.recurrence(vectors, state["hidden"][None])
-        logits, steps = self.read_out(outputs[:, 0]), state["steps"] + 1
+        before = (state["shown"][None], state["cell"][None])
+        _, (shown, cell) = self.recurrence(vectors, before)
+        logits, steps = self.read_out(shown[0]), state["steps"] + 1
         if self.layer == "st":
             log_on = state["log_on"] + math.log1p(-self.eps) + logsigmoid(logits[:, -1])
         else:
             log_on = steps * math.log1p(-self.eps) + logsigmoid(-logits[:, -1])
         law = logits.log_softmax(-1) if self.layer == "softmax" else _with_eos(logits, log_on)
-        return law, {"hidden": hidden[0], "log_on": log_on, "steps": steps, "token": read}
+        after = {"shown": shown[0], "cell": cell[0]}
+        return law, {**after, "log_on": log_on, "steps": steps, "token": read}
 
 
 def _with_eos(logits: Tensor, log_on: Tensor) -> Tensor:
