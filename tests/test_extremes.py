@@ -43,7 +43,7 @@ from kexue_lab.mathematics import cross_counting as cc
 from kexue_lab.mathematics import em, linear_ode
 from kexue_lab.mathematics import random_sector as rs
 from kexue_lab.optimization import gradient_clipping as gc
-from kexue_lab.text import decoding, loaders, markov, transport
+from kexue_lab.text import decoding, endless_decoding, loaders, markov, transport
 from kexue_lab.text import word_movers as wm
 
 SERIES = (
@@ -493,6 +493,30 @@ TABLE = {
         lambda i: wm.pairwise_distances([i.tensor(i.n, i.d)], [i.tensor(i.m, i.d)], kind="wmd"),
         non_negative,
     ),
+    endless_decoding.eos_floor: (
+        lambda i: endless_decoding.eos_floor(
+            10 ** i.draw(st.integers(0, 300)), abs(i.draw(numbers)), i.draw(numbers)
+        ),
+        probability,
+    ),
+    endless_decoding.greedy_stop_probability: (
+        lambda i: endless_decoding.greedy_stop_probability(10 ** i.draw(st.integers(0, 9))),
+        probability,
+    ),
+    endless_decoding.greedy_stop_bound: (
+        lambda i: float(endless_decoding.greedy_stop_bound(i.draw(shares))),
+        non_negative,
+    ),
+    endless_decoding.max_expected_length: (
+        lambda i: endless_decoding.max_expected_length(i.draw(shares)),
+        non_negative,
+    ),
+    endless_decoding.self_terminating_log_probs: (
+        lambda i: endless_decoding.self_terminating_log_probs(
+            i.tensor(i.m, i.n, i.d + 1), i.draw(shares), i.draw(st.sampled_from(["st", "nmst"]))
+        ),
+        lambda x: non_negative(-x),
+    ),
 }
 
 # Infinite or undefined where the docstring says so, or beyond what this table can say in a line.
@@ -534,6 +558,7 @@ ELSEWHERE = {
         markov.expected_length,
         markov.check_truncation,
         markov.nucleus_bound,
+        endless_decoding.chain_step,
     ),
     "files": (loaders.load_dialogues, loaders.load_word_vectors, loaders.load_sentence_pairs),
     "unchecked, for the distances entered above": (transport.least_cost, transport.solver_unit),
