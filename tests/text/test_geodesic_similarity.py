@@ -5,10 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.cluster.hierarchy import cophenet, linkage
 from scipy.sparse.csgraph import connected_components, shortest_path
-from scipy.spatial.distance import cdist
+from scipy.spatial.distance import cdist, pdist, squareform
 from sklearn.manifold import Isomap
 
+from kexue_lab.exercises import exercise
 from kexue_lab.text.geodesic_similarity import (
     attach,
     geodesic_distances,
@@ -18,6 +20,7 @@ from kexue_lab.text.geodesic_similarity import (
     smallest_connecting_k,
 )
 
+ARTICLE = "text/geodesic_similarity"
 VILLAGES = np.array([[0, 0], [0, 12], [6, 20], [14, 20], [14, 13], [14, 9]], dtype=float)
 LINE = np.array([[0], [1], [1.9], [2.7], [6]])
 
@@ -237,6 +240,35 @@ def test_a_long_edge_is_found():
     assert shortcut_edges(LINE, 1) == [(3, 4)]
     assert shortcut_edges(LINE, 1, 10.0) == []
     assert shortcut_edges(VILLAGES, 2, 1.15) == [(0, 5), (0, 1)]
+
+
+# --- answers of the exercises, by other means
+
+
+@pytest.mark.parametrize("inputs", exercise(ARTICLE, 5).draw(np.random.default_rng(0)))
+def test_two_rows_are_joined_by_the_ends_first(inputs):
+    g, h = inputs
+    row = h * np.arange(3 * int(g / h) + 5)
+    rows = np.concatenate([np.column_stack([row, 0 * row + y]) for y in (0, g)])
+    across = [
+        bool(knn_graph(rows, k).toarray()[: len(row), len(row) :].any())
+        for k in range(1, int(g / h) + 3)
+    ]
+    assert across.index(True) == exercise(ARTICLE, 5).solution(g, h)
+
+
+def test_the_longest_leg_is_single_linkage():
+    z = cloud(8)
+    oracle = squareform(cophenet(linkage(pdist(z), "single")))[0]
+    np.testing.assert_allclose(exercise(ARTICLE, 1).solution(z), oracle)
+
+
+@pytest.mark.parametrize("p", [0.5, 1.0, 1.7, 2.9])
+def test_the_power_of_the_number_of_steps(p):
+    lengths = [m * (2 * np.sin(1 / (2 * m))) ** p for m in (1e3, 1e4)]
+    assert np.log10(lengths[1] / lengths[0]) == pytest.approx(
+        exercise(ARTICLE, 2).solution(p), abs=1e-6
+    )
 
 
 # --- bad input
