@@ -44,6 +44,7 @@ from kexue_lab.mathematics import em, linear_ode
 from kexue_lab.mathematics import random_sector as rs
 from kexue_lab.optimization import gradient_clipping as gc
 from kexue_lab.text import decoding, endless_decoding, loaders, markov, transport
+from kexue_lab.text import geodesic_similarity as geo
 from kexue_lab.text import word_movers as wm
 
 SERIES = (
@@ -178,6 +179,32 @@ TABLE = {
     markov.truncate_rows: (
         lambda i: torch.from_numpy(markov.truncate_rows(i.law(i.n, i.m).double(), top_p=0.9)),
         unit_row,
+    ),
+    geo.knn_graph: (
+        lambda i: geo.knn_graph(
+            i.tensor(i.n + 2, i.d),
+            i.draw(st.integers(1, i.n + 1)),
+            metric=i.draw(st.sampled_from(["euclidean", "angular"])),
+            mode=i.draw(st.sampled_from(["union", "mutual"])),
+        ).toarray(),
+        non_negative,
+    ),
+    geo.geodesic_distances: (
+        lambda i: geo.geodesic_distances(i.tensor(i.n + 1, i.d), i.n),
+        non_negative,
+    ),
+    geo.attach: (lambda i: geo.attach(i.tensor(i.d), i.tensor(i.n + 1, i.d), i.n), non_negative),
+    geo.geodesic_scores: (
+        lambda i: geo.geodesic_scores(i.tensor(i.n + 2, i.d), i.tensor(i.d), 1, eps=i.number()),
+        non_negative,
+    ),
+    geo.smallest_connecting_k: (
+        lambda i: geo.smallest_connecting_k(i.tensor(i.n + 1, i.d)),
+        non_negative,
+    ),
+    geo.shortcut_edges: (
+        lambda i: geo.shortcut_edges(i.tensor(i.n + 1, i.d), i.n, i.number()),
+        anything,
     ),
     rp.toeplitz_bias: (lambda i: rp.toeplitz_bias(i.tensor(2 * i.n - 1), i.n), anything),
     rp.apply_rope: (lambda i: rp.apply_rope(i.tensor(i.n, 2 * i.d), base=i.number()), anything),

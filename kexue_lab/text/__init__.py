@@ -2,6 +2,7 @@
 
 - `decoding`: from the laws of a next token to texts: greedy, sampled, by beam search
 - `endless_decoding`: texts that do not stop, and layers that make them stop
+- `geodesic_similarity`: distances along near neighbours, for a metric that is right nearby
 - `language_models`: a small causal and a small masked language model
 - `loaders`: readers of public dialogues, word vectors and sentence pairs
 - `markov`: decoding of Markov chains, exactly: when text ends, and how long it is
