@@ -67,8 +67,8 @@ def _ends_and_tokens(go_on: Array, stop: Array) -> tuple[Array, Array, Array]:
     return ends, tokens, all_steps
 
 
-def _mean_if_it_ends(go_on: Array, stop: Array, start: int) -> float:
-    ends, tokens, _ = _ends_and_tokens(go_on, stop)
+def _mean_if_it_ends(Q: Array, s: Array, start: int) -> float:
+    ends, tokens, _ = _ends_and_tokens(Q, s)
     return float(tokens[start] / ends[start])
 
 
@@ -126,6 +126,18 @@ def _not_summed(u: Array, eps: float) -> tuple[Array, Array]:
     return np.log(-np.expm1(go_on)), go_on
 
 
+def _small_eps_lost(u: Array, eps: float) -> tuple[Array, Array]:
+    go_on = np.cumsum(np.log(1 - eps) + _log_sigmoid(u))
+    with np.errstate(divide="ignore"):
+        near, far = np.log(-np.expm1(go_on)), np.log1p(-np.exp(go_on))
+    return np.where(go_on > -math.log(2), near, far), go_on
+
+
+def _near_everywhere(u: Array, eps: float) -> tuple[Array, Array]:
+    go_on = _log_go_on(u, eps)
+    return np.log(-np.expm1(go_on)), go_on
+
+
 def _turned(u: Array, eps: float) -> tuple[Array, Array]:
     ends, go_on = _both(u, eps)
     return go_on, ends
@@ -138,11 +150,19 @@ def _tables(rng: np.random.Generator) -> Inputs:
         yield int(rng.integers(4, 60)), float(rng.uniform(0.01, 0.4))
 
 
-def _greedy_stops(tokens: int, hazard: float) -> float:
+def _greedy_stops(V: int, h: float) -> float:
     total, fresh = 0.0, 1.0
-    for visited in range(tokens + 1):
-        total += hazard * fresh
-        fresh *= (1 - hazard) * (1 - visited / tokens)
+    for visited in range(V + 1):
+        total += h * fresh
+        fresh *= (1 - h) * (1 - visited / V)
+    return total
+
+
+def _denominators_of_4(V: int, h: float) -> float:
+    total, fresh = 0.0, 1.0
+    for visited in range(V + 1):
+        total += h * fresh
+        fresh *= (1 - h) * (V - visited) / (V + 1)
     return total
 
 
@@ -219,6 +239,7 @@ EXERCISES = (
                 "the bound of greedy decoding",
                 lambda mean_length: math.log(2) / mean_length,
                 "with this ε greedy decoding may go on for so long; drawn texts end far earlier.",
+                variants=(lambda mean_length: 1 - 0.5 ** (1 / mean_length),),
             ),
             Mistake(
                 "one over the length",
@@ -234,27 +255,27 @@ EXERCISES = (
     ),
     Exercise(
         "<eos> kept, whatever its rank",
-        solution=lambda hazard, mass: mass / hazard,
+        solution=lambda h, m: m / h,
         inputs=_hazards,
         mistakes=(
             Mistake(
                 "as if nothing had been cut",
-                lambda hazard, mass: (1 - hazard) / hazard,
+                lambda h, m: (1 - h) / h,
                 "after the cut what is kept gets the whole mass: <eos> is more probable than h.",
             ),
             Mistake(
                 "<eos> not made larger",
-                lambda hazard, mass: 1 / hazard,
+                lambda h, m: 1 / h,
                 "divide h by the mass of all that is kept.",
             ),
             Mistake(
                 "<eos> counted",
-                lambda hazard, mass: (mass + hazard) / hazard,
+                lambda h, m: (m + h) / h,
                 "<eos> itself is no token of the text.",
             ),
             Mistake(
                 "<eos> added without sharing out again",
-                lambda hazard, mass: 1 / (hazard / mass) - 1,
+                lambda h, m: 1 / (h / m) - 1,
                 "the mass of all that is kept is m + h, not m.",
             ),
         ),
@@ -266,19 +287,19 @@ EXERCISES = (
         mistakes=(
             Mistake(
                 "not divided",
-                lambda go_on, stop, start: float(_ends_and_tokens(go_on, stop)[1][start]),
+                lambda Q, s, start: float(_ends_and_tokens(Q, s)[1][start]),
                 "this counts texts that never end as texts of 0 tokens: divide by the probability"
                 " to end.",
             ),
             Mistake(
                 "lost texts end as well",
-                lambda go_on, stop, start: float(_ends_and_tokens(go_on, stop)[2][start]),
+                lambda Q, s, start: float(_ends_and_tokens(Q, s)[2][start]),
                 "with the loop left out its texts are cut where they enter it; they should not"
                 " count at all.",
             ),
             Mistake(
                 "<eos> counted",
-                lambda go_on, stop, start: _mean_if_it_ends(go_on, stop, start) + 1,
+                lambda Q, s, start: _mean_if_it_ends(Q, s, start) + 1,
                 "<eos> itself is no token of the text.",
             ),
         ),
@@ -288,6 +309,7 @@ EXERCISES = (
         solution=_both,
         inputs=_logits,
         keeps_inputs=True,
+        atol=0,
         mistakes=(
             Mistake(
                 "as given",
@@ -305,6 +327,16 @@ EXERCISES = (
                 _cancelled,
                 "1 − e^c has no digits left where c is tiny: NumPy has a function for e^c − 1.",
                 variants=(_cancelled_later,),
+            ),
+            Mistake(
+                "so small an ε lost",
+                _small_eps_lost,
+                "1 − ε has no digits left of so small an ε: NumPy has a function for log(1 + x).",
+            ),
+            Mistake(
+                "one form everywhere",
+                _near_everywhere,
+                "where 1 − q_t is tiny, log q_t is nearly −(1 − q_t), and not 0.",
             ),
             Mistake(
                 "each step alone",
@@ -325,17 +357,22 @@ EXERCISES = (
         mistakes=(
             Mistake(
                 "as likely as any token",
-                lambda tokens, hazard: greedy_stop_probability(tokens),
+                lambda V, h: greedy_stop_probability(V),
                 "this takes h = 1/(V + 1).",
             ),
             Mistake(
+                "the denominators of (4)",
+                _denominators_of_4,
+                "an arrow that does not end has V places to go to, not V + 1.",
+            ),
+            Mistake(
                 "no loops",
-                lambda tokens, hazard: 1.0,
+                lambda V, h: 1.0,
                 "the way may come back to a token before it meets <eos>.",
             ),
             Mistake(
                 "tokens never come back",
-                lambda tokens, hazard: 1 - (1 - hazard) ** (tokens + 1),
+                lambda V, h: 1 - (1 - h) ** (V + 1),
                 "an arrow that does not end leads to a token seen already with a probability that"
                 " grows with the way.",
             ),
