@@ -50,8 +50,36 @@ class DualScorer(nn.Module):
             TypeError: if words are no whole numbers.
             ValueError: if a text is empty or a word is not in the vocabulary.
         """
+        return self.combine(*self.encode(q_tokens, k_tokens))
+
+    def encode(self, q_tokens: Tensor, k_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Make the vectors a of queries and b of items, each text on its own.
+
+        Args:
+            q_tokens: words of the queries, shape (..., L).
+            k_tokens: words of the items, shape (..., N).
+
+        Returns:
+            (a, b), shapes (..., width).
+
+        Raises:
+            TypeError: as `forward`.
+            ValueError: as `forward`.
+        """
         a = self.query(self._mean("q_tokens", q_tokens))
-        return self._combined(a, self.item(self._mean("k_tokens", k_tokens)))
+        return a, self.item(self._mean("k_tokens", k_tokens))
+
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        """Score pairs of vectors a and b, of which the leading dimensions broadcast: a·b.
+
+        Args:
+            a: vectors of queries, shape (..., width).
+            b: vectors of items, shape (..., width).
+
+        Returns:
+            Scores, shape (...).
+        """
+        return (a * b).sum(-1)
 
     @torch.no_grad()
     def matrix(self, q_tokens: Tensor, k_tokens: Tensor, chunk: int = 64) -> Tensor:
@@ -69,12 +97,8 @@ class DualScorer(nn.Module):
             ValueError: as `forward`.
         """
         check_count(chunk=chunk)
-        a = self.query(self._mean("q_tokens", q_tokens))
-        b = self.item(self._mean("k_tokens", k_tokens))
-        return torch.cat([self._combined(part[:, None], b) for part in a.split(chunk)])
-
-    def _combined(self, a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).sum(-1)
+        a, b = self.encode(q_tokens, k_tokens)
+        return torch.cat([self.combine(part[:, None], b) for part in torch.split(a, chunk)])
 
     def _mean(self, name: str, tokens: Tensor) -> Tensor:
         if not isinstance(tokens, Tensor) or tokens.is_floating_point():
@@ -119,7 +143,8 @@ class JointScorer(DualScorer):
             nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, 1)
         )
 
-    def _combined(self, a: Tensor, b: Tensor) -> Tensor:
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        """Score pairs as `DualScorer.combine` does, by the network g."""
         sums = self.from_query(a) + self.from_item(b) + self.from_both(a * b)
         scores: Tensor = self.read_out(sums).squeeze(-1)
         return scores
