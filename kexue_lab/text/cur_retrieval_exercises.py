@@ -73,8 +73,8 @@ def _blanked(E: Floats, i: int, j: int) -> Floats:
 
 
 def _sizes(rng: np.random.Generator) -> Inputs:
-    for r in (200, 120, 60, 300):
-        shares = (0.03, 0.1, 0.2, 0.4, 0.7, 0.9, 1.0, 1.5)
+    for r, near in ((200, 1.0), (120, 1.05), (60, 1.0), (300, 1.05)):
+        shares = (0.03, 0.1, 0.2, 0.4, 0.7, 0.9, near, 1.5)
         sizes = [round(share * r) for share in shares]
         floor = rng.uniform(0.05, 0.1)
         tau2 = [floor + rng.uniform(0.9, 1.1) * (r / 40 / size) ** 1.5 for size in sizes]
@@ -120,7 +120,7 @@ def _below_r(sizes: Sequence[int], tau2: Sequence[float], r: int) -> int:
 # --- 4: two anchors that fail
 
 _FAILS = (
-    [[1, 1, 2, 3], [1, 1, 3, 5], [1, 1, 4, 7], [2, 2, 1, -1]],
+    [[1, 1, 2, 3], [1, 1, 3, 5], [1, 1, 4, 7], [2, 2, 3, 4]],
     [0, 1],
     [0, 1],
 )
