@@ -205,14 +205,14 @@ class AnnCur:
         known = torch.zeros(n, dtype=torch.bool, device=found.device)
         known[self.anchor_items] = True
         rest = found.masked_fill(known, -torch.inf)
-        chosen = _best(rest[None], min(budget, n) - anchors)[0]
+        chosen = rest.topk(min(budget, n) - anchors).indices
         if len(chosen):
             found[chosen] = self._scored(score_items, chosen).to(found.dtype)
             known[chosen] = True
         if len(chosen) >= k or bool(known.all()):
             found = found.masked_fill(~known, -torch.inf)
-        best = _best(found[None], k)[0]
-        return best, found[best], anchors + len(chosen)
+        best = found.topk(k)
+        return best.indices, best.values, anchors + len(chosen)
 
     def _scored(self, score_items: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
         scores = score_items(items)
