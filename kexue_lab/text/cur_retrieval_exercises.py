@@ -205,10 +205,10 @@ def _searches(rng: np.random.Generator) -> Inputs:
     for n, c, k, calls in ((12, 3, 4, 8), (20, 5, 3, 11), (15, 4, 5, 12)):
         truth = rng.standard_normal(n)
         predicted = truth + 0.8 * rng.standard_normal(n)
-        # Some of the anchors are predicted to be good, and one of them is very good.
+        # Two of the anchors are predicted to be good, of which one is; a third to be the worst.
         anchors = rng.choice(n, c, replace=False)
         truth[anchors[0]], predicted[anchors[:2]] = 4.0, (2.0, 5.0)
-        truth[anchors[1]] = -1.0
+        truth[anchors[1]], predicted[anchors[2]] = -1.0, -5.0
         yield predicted, truth, sorted(anchors.tolist()), k, calls
 
 
