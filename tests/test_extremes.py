@@ -43,6 +43,7 @@ from kexue_lab.mathematics import cross_counting as cc
 from kexue_lab.mathematics import em, linear_ode
 from kexue_lab.mathematics import random_sector as rs
 from kexue_lab.optimization import gradient_clipping as gc
+from kexue_lab.text import cur_retrieval as cur
 from kexue_lab.text import decoding, endless_decoding, loaders, markov, transport
 from kexue_lab.text import geodesic_similarity as geo
 from kexue_lab.text import word_movers as wm
@@ -495,6 +496,27 @@ TABLE = {
         ),
         non_negative,
     ),
+    cur.cur_decomposition: (
+        lambda i: cur.cur_decomposition(
+            i.tensor(i.n, i.m),
+            range(min(i.n, 2)),
+            range(min(i.m, 3)),
+            middle=i.draw(st.sampled_from(["intersection", "optimal"])),
+        ),
+        anything,
+    ),
+    cur.select_anchors: (
+        lambda i: cur.select_anchors(
+            i.tensor(i.n, i.m),
+            min(i.n, i.m, 2),
+            method=i.draw(st.sampled_from(["random", "qr", "kmeans"])),
+        ),
+        non_negative,
+    ),
+    cur.recall_at_k: (
+        lambda i: cur.recall_at_k(i.tensor(i.n, i.m), i.tensor(i.n, i.m), 1),
+        probability,
+    ),
     wm.emd: (lambda i: wm.emd(*problem(i)), anything),
     wm.word_movers_distance: (
         lambda i: wm.word_movers_distance(i.tensor(i.n, i.d), i.tensor(i.m, i.d)),
@@ -621,6 +643,24 @@ def public_functions():
                 own = inspect.isfunction(value) and value.__module__ == module.name
                 if own and not name.startswith("_"):
                     yield value
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_an_index_predicts_finite_scores(data):
+    inputs = Inputs(data)
+    try:
+        index = cur.AnnCur(
+            inputs.tensor(inputs.n, 5),
+            [0, 3],
+            ridge=inputs.draw(st.sampled_from([0.0, 1e-300, 1.0])),
+        )
+        found = index.scores(inputs.tensor(inputs.m, 2))
+    except ValueError as error:
+        if not is_refusal(error):
+            raise
+        return
+    assert bool(found.isfinite().all())
 
 
 def test_every_public_function_is_entered():

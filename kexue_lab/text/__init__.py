@@ -1,11 +1,13 @@
 """Text as vectors: distances, embeddings and decoding.
 
+- `cur_retrieval`: retrieval with a slow scorer, by CUR decomposition
 - `decoding`: from the laws of a next token to texts: greedy, sampled, by beam search
 - `endless_decoding`: texts that do not stop, and layers that make them stop
 - `geodesic_similarity`: distances along near neighbours, for a metric that is right nearby
 - `language_models`: a small causal and a small masked language model
 - `loaders`: readers of public dialogues, word vectors and sentence pairs
 - `markov`: decoding of Markov chains, exactly: when text ends, and how long it is
+- `scorers`: two scorers of a query and an item, one that reads both together, one apart
 - `tokenizer`: words to numbers and back
 - `transport`: optimal transport between discrete masses, exact and Sinkhorn's
 - `word_movers`: distances between texts by optimal transport of word vectors
