@@ -493,6 +493,10 @@ TABLE = {
         lambda i: wm.pairwise_distances([i.tensor(i.n, i.d)], [i.tensor(i.m, i.d)], kind="wmd"),
         non_negative,
     ),
+    wm.prepare_texts: (
+        lambda i: wm.prepare_texts([i.tensor(i.n, i.d)], kind="wrd").centroids,
+        anything,
+    ),
 }
 
 # Infinite or undefined where the docstring says so, or beyond what this table can say in a line.
@@ -555,6 +559,7 @@ OF_FUNCTIONS = frozenset(
     score_function_gradient mask_sampler_distribution edit_sampler_distribution
     noise_interpolation same_halfspace_probability separable_through_origin perceptron_separates
     power_function_l0 nearest_texts estimate_count greedy sample decode beam_search
+    as_text check_alike checked_norms
     """.split()  # noqa: SIM905
 )
 

@@ -1,5 +1,6 @@
 """Text as vectors: distances, embeddings and decoding.
 
+- `corpus`: texts prepared for many comparisons
 - `decoding`: from the laws of a next token to texts: greedy, sampled, by beam search
 - `language_models`: a small causal and a small masked language model
 - `loaders`: readers of public dialogues, word vectors and sentence pairs

@@ -334,6 +334,31 @@ def test_search_equals_sorting_all_distances(seed: int, kind: str, k: int) -> No
     assert k <= n_solved <= len(corpus)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prepared_corpus_gives_the_same_neighbours(kind: str) -> None:
+    query, *corpus = texts_with_shared_words(np.random.default_rng(2), 30)
+    prepared = wm.prepare_texts(corpus, kind=kind)
+    for ours, direct in zip(
+        wm.nearest_texts(query, prepared, 4, kind=kind),
+        wm.nearest_texts(query, corpus, 4, kind=kind),
+        strict=True,
+    ):
+        assert torch.equal(torch.as_tensor(ours), torch.as_tensor(direct))
+
+
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_words_that_agree_at_both_ends_are_told_apart(d: int) -> None:
+    words = torch.zeros(6, d, dtype=F64)
+    words[:, d // 2] = torch.arange(1.0, 7)
+    texts = [words[[0, 3, 3]], words[[5]], words[[1, 2, 0]]]
+    corpus = wm.prepare_texts(texts, kind="wmd")
+    assert len(corpus.vectors) == 5
+    assert [len(own) for own in corpus.words] == [2, 1, 3]
+    for text, own, masses in zip(texts, corpus.words, corpus.masses, strict=True):
+        torch.testing.assert_close(masses @ corpus.vectors[own], text.mean(0))
+    torch.testing.assert_close(corpus.centroids, torch.stack([text.mean(0) for text in texts]))
+
+
 def test_ties_beyond_the_bound_of_an_earlier_text() -> None:
     """The second text is visited first, and the bound of the first equals its distance."""
     query, corpus = tensor([[0, 0]]), [tensor([[1, 0]]), tensor([[0, 1], [0, -1]])]
@@ -475,6 +500,12 @@ def test_bad_texts_in_lists(text: object, error: type[Exception], match: str) ->
             r"texts_b\[0\] .*dimension 3",
         ),
         (lambda: wm.nearest_texts(X, [], 1), ValueError, "corpus"),
+        (
+            lambda: wm.nearest_texts(X, wm.prepare_texts([Y], kind="wrd"), 1),
+            ValueError,
+            "kind must be that of the corpus, 'wrd', got 'wmd'",
+        ),
+        (lambda: wm.prepare_texts([X, Y[:, :2]], kind="wmd"), ValueError, r"texts\[1\]"),
         (lambda: wm.nearest_texts(X, [Y], 0), ValueError, "k must be at least 1, got 0"),
         (lambda: wm.nearest_texts(X, [Y], 2), ValueError, "k must be at most .*1, got 2"),
         (lambda: wm.nearest_texts(X, [Y], 1.0), TypeError, "k must be an integer"),
