@@ -157,7 +157,7 @@ def _vocabulary(texts: list[Array]) -> tuple[Tensor, NDArray[np.intp]]:
     keys = ends.byteswap() @ _ODD[: ends.shape[1]]
     _, places, tokens = np.unique(keys, return_index=True, return_inverse=True)
     starts = np.cumsum([0, *(len(text) for text in texts)])
-    owner = np.searchsorted(starts, places, side="right") - 1
+    owner: NDArray[np.intp] = np.searchsorted(starts, places, side="right") - 1
     first = zip(owner.tolist(), (places - starts[owner]).tolist(), strict=True)
     vectors = np.stack([texts[b][row] for b, row in first])
     rows: list[NDArray[np.intp]] = np.split(tokens.ravel(), starts[1:-1])
