@@ -156,11 +156,12 @@ def _vocabulary(texts: list[Array]) -> tuple[Tensor, NDArray[np.intp]]:
     ends = np.concatenate([text[:, ::last] for text in texts]).view(np.uint64)
     keys = ends.byteswap() @ _ODD[: ends.shape[1]]
     _, places, tokens = np.unique(keys, return_index=True, return_inverse=True)
-    starts = np.cumsum([0, *(len(text) for text in texts)])
-    owner: NDArray[np.intp] = np.searchsorted(starts, places, side="right") - 1
+    lengths = np.array([len(text) for text in texts])
+    starts = lengths.cumsum() - lengths
+    owner = np.repeat(np.arange(len(texts)), lengths)[places]
     first = zip(owner.tolist(), (places - starts[owner]).tolist(), strict=True)
     vectors = np.stack([texts[b][row] for b, row in first])
-    rows: list[NDArray[np.intp]] = np.split(tokens.ravel(), starts[1:-1])
+    rows: list[NDArray[np.intp]] = np.split(tokens.ravel(), starts[1:])
     bits = vectors.view(np.uint64)
     if not all(
         np.array_equal(bits[own], text.view(np.uint64))
