@@ -178,10 +178,10 @@ def test_wrd_breaks_the_triangle_inequality() -> None:
     assert wm.word_rotators_distance(a, c).item() == pytest.approx(1, abs=1e-14)
 
 
-def test_triangle_and_bounds_on_random_triples() -> None:
+def test_triangle_inequality_on_random_triples() -> None:
     rng = np.random.default_rng(0)
     failures = 0
-    for _ in range(300):
+    for _ in range(100):
         texts = [random_text(rng, rng.integers(1, 5), 2) for _ in range(3)]
         for kind in KINDS:
             full = wm.pairwise_distances(texts, texts, kind=kind)
@@ -189,10 +189,6 @@ def test_triangle_and_bounds_on_random_triples() -> None:
             for a, b, c in itertools.permutations(range(3)):
                 assert root[a, c] <= root[a, b] + root[b, c] + 1e-7
                 failures += kind == "wrd" and bool(full[a, c] > full[a, b] + full[b, c] + 1e-7)
-            for a, b in itertools.combinations(range(3), 2):
-                bounds = (wm.centroid_lower_bound, wm.relaxed_lower_bound)
-                for bound in bounds:
-                    assert bound(texts[a], texts[b], kind=kind) <= full[a, b] + 1e-12
     assert failures > 0
 
 
