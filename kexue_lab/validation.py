@@ -215,12 +215,11 @@ def check_monotone(high: float = math.inf, /, **sequences: Iterable[float]) -> l
     return numbers
 
 
-def as_floating(name: str, value: TensorLike) -> Tensor:
-    """Return what `torch.as_tensor` takes as a finite floating-point tensor.
+def floating(name: str, value: TensorLike) -> Tensor:
+    """Return what `torch.as_tensor` takes as a floating-point tensor, whatever its entries.
 
     Raises:
         TypeError: if it holds no floating-point numbers.
-        ValueError: if it holds nan or infinity.
     """
     try:
         tensor = torch.as_tensor(value)
@@ -228,6 +227,17 @@ def as_floating(name: str, value: TensorLike) -> Tensor:
         raise TypeError(f"{name} must be a tensor or an array of floats: {error}") from error
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
+    return tensor
+
+
+def as_floating(name: str, value: TensorLike) -> Tensor:
+    """Return what `torch.as_tensor` takes as a finite floating-point tensor.
+
+    Raises:
+        TypeError: if it holds no floating-point numbers.
+        ValueError: if it holds nan or infinity.
+    """
+    tensor = floating(name, value)
     if not bool(tensor.isfinite().all()):
         raise ValueError(f"{name} must be finite, got nan or infinity")
     return tensor

@@ -566,6 +566,10 @@ TABLE = {
         ),
         lambda x: non_negative(-x),
     ),
+    wm.prepare_texts: (
+        lambda i: wm.prepare_texts([i.tensor(i.n, i.d)], kind="wrd").centroids,
+        anything,
+    ),
 }
 
 # Infinite or undefined where the docstring says so, or beyond what this table can say in a line.
@@ -629,6 +633,7 @@ OF_FUNCTIONS = frozenset(
     score_function_gradient mask_sampler_distribution edit_sampler_distribution
     noise_interpolation same_halfspace_probability separable_through_origin perceptron_separates
     power_function_l0 nearest_texts estimate_count greedy sample decode beam_search
+    as_text check_alike checked_norms
     """.split()  # noqa: SIM905
 )
 

@@ -1,5 +1,6 @@
 """Text as vectors: distances, embeddings and decoding.
 
+- `corpus`: texts prepared for many comparisons
 - `cur_retrieval`: retrieval with a slow scorer, by CUR decomposition
 - `decoding`: from the laws of a next token to texts: greedy, sampled, by beam search
 - `endless_decoding`: texts that do not stop, and layers that make them stop

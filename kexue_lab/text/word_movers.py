@@ -19,25 +19,28 @@ References:
     J. Su, "从EMD、WMD到WRD:文本向量序列的相似度计算", 2020, https://kexue.fm/archives/7388.
 """
 
-import math
 from bisect import insort
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kexue_lab.precision import distances, length, narrowed
+from kexue_lab.text.corpus import (
+    Corpus,
+    Kind,
+    as_text,
+    check_alike,
+    checked_norms,
+    prepare_texts,
+)
 from kexue_lab.text.transport import emd, least_cost, sinkhorn_distance, solver_unit
 from kexue_lab.validation import (
     TensorLike,
-    as_floating,
     as_masses,
     check_choice,
     check_count,
-    check_same_place,
 )
 
 __all__ = [
@@ -46,42 +49,18 @@ __all__ = [
     "emd",
     "nearest_texts",
     "pairwise_distances",
+    "prepare_texts",
     "relaxed_lower_bound",
     "sinkhorn_distance",
     "word_movers_distance",
     "word_rotators_distance",
 ]
 
-Kind = Literal["wmd", "wrd"]
-
 # Bounds and distances that are equal on paper differ by rounding: prune only beyond it.
 _PRUNING_SLACK = 1e-12
 # Squared distances below this share of ‖x‖² + ‖y‖² are computed from differences; all of them are
 # where more than this share would need it.
 _CLOSE, _MANY = 1e-4, 0.1
-
-
-@dataclass(frozen=True)
-class _Corpus:
-    """Texts over one vocabulary of distinct vectors, repeated words merged.
-
-    Texts of the same words in any order get the same words and masses, bit by bit, so that they
-    tie exactly.
-
-    Attributes:
-        vectors: distinct word vectors on the CPU in float64, of unit length for WRD, (V, d).
-        words: for each text the increasing rows of `vectors` that it uses, (n,).
-        masses: for each text the masses of these words, (n,), summing to 1.
-    """
-
-    vectors: Tensor
-    words: tuple[Tensor, ...]
-    masses: tuple[Tensor, ...]
-
-    def centroids(self) -> Tensor:
-        """Return the mass-weighted means of the texts' vectors, (B, d)."""
-        pairs = zip(self.words, self.masses, strict=True)
-        return torch.stack([mass @ self.vectors[words] for words, mass in pairs])
 
 
 def word_movers_distance(
@@ -206,16 +185,17 @@ def relaxed_lower_bound(x: TensorLike, y: TensorLike, *, kind: Kind) -> Tensor:
 
 
 def nearest_texts(
-    query: TensorLike, corpus: Sequence[TensorLike], k: int, *, kind: Kind = "wmd"
+    query: TensorLike, corpus: Corpus | Sequence[TensorLike], k: int, *, kind: Kind = "wmd"
 ) -> tuple[Tensor, Tensor, int]:
     """Find the k texts nearest to a query, exactly, solving as few transport problems as it can.
 
-    Texts are visited in the order of their centroid bound until it exceeds the k-th best distance
-    so far; a text whose relaxed bound exceeds that distance is skipped ("prefetch and prune").
+    Texts are visited in the order of the larger of their two bounds, `centroid_lower_bound` and
+    `relaxed_lower_bound`, until it exceeds the k-th best distance so far.
 
     Args:
         query: word vectors, shape (m, d).
-        corpus: texts, each of shape (n_b, d).
+        corpus: texts, each of shape (n_b, d), or what `prepare_texts` has made of them: for many
+            queries that saves preparing them each time.
         k: number of neighbours, from 1 to the size of the corpus.
         kind: "wmd" (uniform weights) or "wrd".
 
@@ -227,34 +207,38 @@ def nearest_texts(
     Raises:
         TypeError: if a text is not floating point, or `k` is not an integer.
         ValueError: if `corpus` or a text is empty, dimensions, dtypes or devices disagree, an entry
-            is not finite, `k` or `kind` is out of range, or a vector is zero where `kind` is "wrd".
+            is not finite, `k` or `kind` is out of range, the corpus was prepared for another kind,
+            or a vector is zero where `kind` is "wrd".
 
     Source: Kusner, Sun, Kolkin and Weinberger, 2015, section 4.
     """
     check_choice(Kind, kind=kind)
-    texts = _checked_text_list("corpus", corpus)
-    query = _as_text("query", query)
-    _check_alike("query", query, "corpus[0]", texts[0])
     check_count(k=k)
+    texts = (
+        corpus if isinstance(corpus, Corpus) else prepare_texts(corpus, kind=kind, name="corpus")
+    )
+    if texts.kind != kind:
+        raise ValueError(f"kind must be that of the corpus, {texts.kind!r}, got {kind!r}")
+    query = as_text("query", query)
+    check_alike("query", query, "corpus[0]", texts.like)
     if k > len(texts):
         raise ValueError(f"k must be at most the number of texts {len(texts)}, got {k}")
 
-    source, target = _corpus("query", [query], kind), _corpus("corpus", texts, kind)
+    source = prepare_texts([query], kind=kind, name="query")
     p = source.masses[0]
-    costs = _vocabulary_cost(target.vectors, source.vectors[source.words[0]], kind)
+    costs = _vocabulary_cost(texts.vectors, source.vectors[source.words[0]], kind)
     unit = solver_unit(costs)
-    bounds = _centroid_bound(target.centroids() - source.centroids(), kind)
-    size = max(length(source.vectors).max().item(), length(target.vectors).max().item())
+    bounds = torch.maximum(
+        _centroid_bound(texts.centroids - source.centroids, kind), _relaxed_bounds(texts, p, costs)
+    )
+    size = max(length(source.vectors).max().item(), length(texts.vectors).max().item())
     best: list[tuple[float, int]] = []
     n_solved = 0
     for j in bounds.argsort(stable=True).tolist():
-        limit = best[-1][0] + _PRUNING_SLACK * size if len(best) == k else math.inf
-        if bounds[j].item() > limit:
+        if len(best) == k and bounds[j].item() > best[-1][0] + _PRUNING_SLACK * size:
             break
-        q, cost = target.masses[j], costs[target.words[j]]
-        if _relaxed_bound(q, p, cost).item() > limit:
-            continue
-        insort(best, (least_cost(q, p, cost / unit) * unit, j))
+        cost = costs[texts.words[j]] / unit
+        insort(best, (least_cost(texts.masses[j], p, cost) * unit, j))
         del best[k:]
         n_solved += 1
     distances, indices = zip(*best, strict=True)
@@ -287,9 +271,11 @@ def pairwise_distances(
             is not finite, `kind` is unknown, or a vector is zero where `kind` is "wrd".
     """
     check_choice(Kind, kind=kind)
-    first, second = _checked_text_list("texts_a", texts_a), _checked_text_list("texts_b", texts_b)
-    _check_alike("texts_b[0]", second[0], "texts_a[0]", first[0])
-    source, target = _corpus("texts_a", first, kind), _corpus("texts_b", second, kind)
+    source, target = (
+        prepare_texts(texts_a, kind=kind, name="texts_a"),
+        prepare_texts(texts_b, kind=kind, name="texts_b"),
+    )
+    check_alike("texts_b[0]", target.like, "texts_a[0]", source.like)
     rows = []
     for words, p in zip(source.words, source.masses, strict=True):
         costs = _vocabulary_cost(target.vectors, source.vectors[words], kind)
@@ -298,8 +284,8 @@ def pairwise_distances(
         pairs = zip(target.words, target.masses, strict=True)
         # Texts of `texts_b` are rows here: their costs are then gathered as contiguous memory.
         rows.append([least_cost(q, p, costs[other]) * unit for other, q in pairs])
-    table = torch.tensor(rows, dtype=torch.float64, device=first[0].device)
-    return narrowed(table, first[0].dtype, "a distance")
+    table = torch.tensor(rows, dtype=torch.float64, device=source.like.device)
+    return narrowed(table, source.like.dtype, "a distance")
 
 
 def _measure(name: str, text: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
@@ -307,7 +293,7 @@ def _measure(name: str, text: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
     text = text.double()
     if kind == "wmd":
         return text, text.new_full((len(text),), 1 / len(text))
-    norms = _checked_norms(name, text)
+    norms = checked_norms(name, text)
     masses = norms / norms.max()
     return text / norms[:, None], masses / masses.sum()
 
@@ -344,56 +330,21 @@ def _relaxed_bound(p: Tensor, q: Tensor, cost: Tensor) -> Tensor:
     return torch.maximum(p @ cost.amin(1), q @ cost.amin(0))
 
 
-def _corpus(name: str, texts: Sequence[Tensor], kind: Kind) -> _Corpus:
-    """Merge equal words, within texts and between them."""
-    seen: dict[bytes, int] = {}
-    tokens: list[int] = []
-    for text in texts:
-        rows = text.detach().double().cpu().contiguous().numpy()
-        keys = rows.view(f"V{rows.itemsize * rows.shape[1]}").ravel().tolist()
-        tokens += [seen.setdefault(key, len(seen)) for key in keys]
-    vectors = torch.frombuffer(bytearray().join(seen), dtype=torch.float64).view(len(seen), -1)
-    norms = _checked_norms(name, vectors) if kind == "wrd" else vectors.new_ones(len(vectors))
-
-    owner = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
-    entries, counts = np.unique(owner * len(seen) + np.array(tokens), return_counts=True)
-    text, word = map(torch.from_numpy, np.divmod(entries, len(seen)))
-    lengths = text.bincount()
-    ends = lengths.cumsum(0)[:-1]
-    masses = torch.from_numpy(counts) * norms[word]
-    masses = masses / masses.new_zeros(len(lengths)).index_add(0, text, masses)[text]
-    return _Corpus(vectors / norms[:, None], word.tensor_split(ends), masses.tensor_split(ends))
-
-
-def _as_text(name: str, value: TensorLike) -> Tensor:
-    text = as_floating(name, value)
-    if text.ndim != 2 or text.numel() == 0:
-        raise ValueError(f"{name} must have shape (m, d) with m, d >= 1, got {tuple(text.shape)}")
-    return text
+def _relaxed_bounds(texts: Corpus, p: Tensor, costs: Tensor) -> Tensor:
+    """`_relaxed_bound` of every text and a query of masses p, from costs (V, m) of all words."""
+    words, masses = torch.cat(texts.words), torch.cat(texts.masses)
+    starts = np.cumsum([0, *(len(own) for own in texts.words[:-1])])
+    from_text = np.add.reduceat((masses * costs.amin(1)[words]).numpy(), starts)
+    from_query = np.zeros(len(texts))
+    for mass, column in zip(p.tolist(), costs.mT, strict=True):  # one word at a time: less memory
+        from_query += mass * np.minimum.reduceat(column[words].numpy(), starts)
+    return torch.from_numpy(np.maximum(from_text, from_query))
 
 
 def _checked_texts(x: TensorLike, y: TensorLike) -> tuple[Tensor, Tensor]:
-    x, y = _as_text("x", x), _as_text("y", y)
-    _check_alike("y", y, "x", x)
+    x, y = as_text("x", x), as_text("y", y)
+    check_alike("y", y, "x", x)
     return x, y
-
-
-def _checked_text_list(name: str, values: Sequence[TensorLike]) -> list[Tensor]:
-    texts = [_as_text(f"{name}[{i}]", value) for i, value in enumerate(values)]
-    if not texts:
-        raise ValueError(f"{name} must hold at least one text, got none")
-    for i, text in enumerate(texts):
-        _check_alike(f"{name}[{i}]", text, f"{name}[0]", texts[0])
-    return texts
-
-
-def _check_alike(name: str, text: Tensor, other: str, reference: Tensor) -> None:
-    if text.shape[1] != reference.shape[1]:
-        raise ValueError(
-            f"{name} must have vectors of the dimension {reference.shape[1]} of {other},"
-            f" got {text.shape[1]}"
-        )
-    check_same_place(name, text, other, reference)
 
 
 def _checked_weights(name: str, weights: TensorLike | None, text: Tensor) -> Tensor:
@@ -408,10 +359,3 @@ def _checked_weights(name: str, weights: TensorLike | None, text: Tensor) -> Ten
         raise ValueError(f"{name} must not be all zero")
     values = values / values.max()
     return values / values.sum()
-
-
-def _checked_norms(name: str, text: Tensor) -> Tensor:
-    norms = length(text)
-    if not bool((norms > 0).all()):
-        raise ValueError(f"{name} must have no zero vector where kind is 'wrd': it has no cosine")
-    return norms

@@ -5,316 +5,449 @@ from typing import Any
 
 import numpy as np
 import ot
-import torch
+import sympy as sp
 from numpy.typing import NDArray
-from scipy.optimize import linprog
 from scipy.spatial.distance import cdist
 
 from kexue_lab.exercises import Exercise, Mistake
-from kexue_lab.text.word_movers import centroid_lower_bound, emd, word_movers_distance
 
 Inputs = Iterator[tuple[Any, ...]]
 Array = NDArray[np.float64]
-Program = tuple[Array, Array, Array]
+Prices = tuple[Array, Array]
+
+_ALLOWED, _EARNED, _SAME = 1e-9, 1e-8, 1e-9
+
+
+# --- what the distances do not see
+
+
+def _in_order(got: Any) -> list[list[Any]]:
+    wmd, wrd = got
+    return [sorted(wmd), sorted(wrd)]
+
+
+# --- a plan with its certificate
 
 
 def _problems(rng: np.random.Generator) -> Inputs:
-    for m, n in ((2, 3), (4, 4), (5, 2), (1, 3), (6, 7)):
-        yield rng.dirichlet(np.ones(m)), rng.dirichlet(np.ones(n)), rng.uniform(size=(m, n))
+    for m, n in ((2, 3), (4, 4), (5, 2), (3, 6), (6, 5)):
+        p, q = rng.dirichlet(np.full(m, 3.0)), rng.dirichlet(np.full(n, 3.0))
+        yield p, q, rng.uniform(0.2, 1, (m, n))
 
 
-def _directions(rng: np.random.Generator) -> Inputs:
-    yield np.array([1.0, 0.0]), np.array([0.0, 1.0])
-    for d in (2, 3, 5, 8):
-        yield rng.normal(size=d), rng.normal(size=d)
+def _prices(p: Array, q: Array, cost: Array) -> Prices:
+    """Prices that equal the cost on each arrow of the best plan."""
+    sources, targets = np.nonzero(ot.emd(p, q, cost) > 0)
+    equations = np.hstack([np.eye(len(p))[sources], np.eye(len(q))[targets]])
+    solved = np.linalg.lstsq(equations, cost[sources, targets], rcond=None)[0]
+    prices = np.asarray(solved, dtype=np.float64)
+    return prices[: len(p)], prices[len(p) :]
 
 
-def _det(n: int, a: float) -> Array:
-    i, c = np.arange(n)[:, None], np.arange(3)
-    return np.asarray(np.sin(a * i + c) + 0.3 * np.cos(i * c + a))
+def _row_minima(p: Array, q: Array, cost: Array) -> Prices:
+    return cost.min(1), np.zeros(len(q))
+
+
+def _column_minima(p: Array, q: Array, cost: Array) -> Prices:
+    return np.zeros(len(p)), cost.min(0)
+
+
+def _prices_of_all_pairs(p: Array, q: Array, cost: Array) -> Prices:
+    """Prices that come near the cost of every pair, arrow or not."""
+    return cost.mean(1) - cost.mean() / 2, cost.mean(0) - cost.mean() / 2
+
+
+def _judge_prices(got: Any, p: Array, q: Array, cost: Array) -> str | None:
+    f, g = (np.asarray(side, dtype=float) for side in got)
+    if f.shape != p.shape or g.shape != q.shape:
+        return f"f and g need the shapes {p.shape} and {q.shape}, got {f.shape} and {g.shape}"
+    excess = (f[:, None] + g - cost).max()
+    if excess > _ALLOWED:
+        return f"some f_i + g_j exceeds the cost D_ij by {excess:.3g}"
+    earned, least = p @ f + q @ g, ot.emd2(p, q, cost)
+    if earned < least - _EARNED:
+        return f"the prices earn {earned:.6f}, the best plan costs {least:.6f}"
+    return None
+
+
+# --- texts that the relaxed bound cannot tell apart
+
+
+def _sides(x: Array, y: Array) -> tuple[float, float]:
+    D = cdist(x, y)
+    return float(D.min(1).mean()), float(D.min(0).mean())
+
+
+def _distance(x: Array, y: Array) -> float:
+    return float(ot.emd2(ot.unif(len(x)), ot.unif(len(y)), cdist(x, y)))
+
+
+def _judge_texts(got: Any) -> str | None:
+    x, y = (np.asarray(text, dtype=float) for text in got)
+    for name, text in (("x", x), ("y", y)):
+        if text.ndim != 2 or text.shape[1] != 2 or not 1 <= len(text) <= 50:
+            return f"{name} needs 1 to 50 points of the plane, got the shape {text.shape}"
+    rows, columns = _sides(x, y)
+    if max(rows, columns) > _SAME:
+        return f"the two sides of the relaxed bound are {rows:.4g} and {columns:.4g}, not both 0"
+    distance = _distance(x, y)
+    if distance < 1:
+        return f"the relaxed bound is 0, but the distance is {distance:.4g}, less than 1"
+    return None
+
+
+# --- the gradient of the relaxed bound
 
 
 def _texts(rng: np.random.Generator) -> Inputs:
-    yield _det(4, 1.0), _det(6, 0.7)
-    for _ in range(5):
-        m, n, d = rng.integers(2, 8, 3)
-        yield rng.normal(size=(m, d)), rng.normal(size=(n, d))
-
-
-def _texts_that_may_share_a_word(rng: np.random.Generator) -> Inputs:
-    yield from _texts(rng)
-    for _ in range(3):
-        x, y = rng.normal(size=(4, 3)), rng.normal(size=(5, 3))
-        y[0] = x[0]
+    for m, n, d in ((2, 3, 2), (4, 7, 3), (5, 3, 4)):
+        x, y = rng.normal(size=(m, d)), rng.normal(size=(n, d))
+        # One way round the rows decide, the other way the columns.
         yield x, y
+        yield y, x
 
 
-def _transport_program(p: Array, q: Array, cost: Array) -> Program:
-    m, n = cost.shape
-    rows, columns = np.kron(np.eye(m), np.ones(n)), np.kron(np.ones(m), np.eye(n))
-    return cost.ravel(), np.vstack([rows, columns])[:-1], np.concatenate([p, q])[:-1]
+def _pulls(x: Array, y: Array) -> tuple[Array, Array]:
+    """Unit vectors from y_j to x_i, shape (m, n, d), and the distances."""
+    gaps = x[:, None] - y
+    D = np.linalg.norm(gaps, axis=-1)
+    return gaps / D[..., None], D
 
 
-def _all_equalities(p: Array, q: Array, cost: Array) -> Program:
-    m, n = cost.shape
-    rows, columns = np.kron(np.eye(m), np.ones(n)), np.kron(np.ones(m), np.eye(n))
-    return cost.ravel(), np.vstack([rows, columns]), np.concatenate([p, q])
+def _row_gradient(x: Array, y: Array) -> Array:
+    units, D = _pulls(x, y)
+    nearest = D.argmin(1)
+    return np.asarray(units[np.arange(len(x)), nearest] / len(x))
 
 
-def _exchanged_masses(p: Array, q: Array, cost: Array) -> Program:
-    c, equalities, _ = _transport_program(p, q, cost)
-    return c, equalities, np.concatenate([q, p])[:-1]
+def _column_gradient(x: Array, y: Array) -> Array:
+    units, D = _pulls(x, y)
+    gradient = np.zeros_like(x)
+    np.add.at(gradient, D.argmin(0), units[D.argmin(0), np.arange(len(y))] / len(y))
+    return gradient
 
 
-def _rows_only(p: Array, q: Array, cost: Array) -> Program:
-    c, equalities, masses = _transport_program(p, q, cost)
-    return c, equalities[: len(p)], masses[: len(p)]
+def _relaxed_gradient(x: Array, y: Array) -> Array:
+    rows, columns = _sides(x, y)
+    return _row_gradient(x, y) if rows > columns else _column_gradient(x, y)
 
 
-def _wrong_order(p: Array, q: Array, cost: Array) -> Program:
-    _, equalities, masses = _transport_program(p, q, cost)
-    return cost.ravel(order="F"), equalities, masses
+def _smaller_side(x: Array, y: Array) -> Array:
+    rows, columns = _sides(x, y)
+    return _row_gradient(x, y) if rows < columns else _column_gradient(x, y)
 
 
-def _judge_program(got: Any, p: Array, q: Array, cost: Array) -> str | None:
-    c, equalities, masses = (np.asarray(part, dtype=float) for part in got)
-    m, n = cost.shape
-    if equalities.shape != (m + n - 1, m * n):
-        wanted = (m + n - 1, m * n)
-        return f"A should have m + n - 1 rows and mn columns, {wanted}, got {equalities.shape}"
-    if c.shape != (m * n,) or masses.shape != (m + n - 1,):
-        return f"c needs {m * n} entries and b {m + n - 1}, got {c.shape} and {masses.shape}"
-    if np.linalg.matrix_rank(equalities) < m + n - 1:
-        return "the equalities are not independent"
-    solution = linprog(c, A_eq=equalities, b_eq=masses, method="highs")
-    if solution.status != 0:
-        return f"linprog does not solve your program: {solution.message}"
-    exact = emd(p, q, cost).item()
-    if abs(solution.fun - exact) > 1e-9:
-        return f"the minimum is {exact:.6f}; that of your program is {solution.fun:.6f}"
-    return None
+def _exact_gradient(x: Array, y: Array) -> Array:
+    units, D = _pulls(x, y)
+    plan = ot.emd(ot.unif(len(x)), ot.unif(len(y)), D)
+    return np.asarray((plan[..., None] * units).sum(1))
 
 
-def _sides(p: Array, q: Array, cost: Array) -> tuple[float, float]:
-    return float(p @ cost.min(1)), float(q @ cost.min(0))
+def _without_masses(x: Array, y: Array) -> Array:
+    rows, columns = _sides(x, y)
+    return _relaxed_gradient(x, y) * (len(x) if rows > columns else len(y))
 
 
-def _unit(vector: Array) -> Array:
-    return np.asarray(vector / np.linalg.norm(vector, axis=-1, keepdims=True))
+# --- a repaired distance
 
 
-def _rotation(a: Array, b: Array) -> float:
-    """WRD of two texts of one word."""
-    return float(1 - _unit(a) @ _unit(b))
+def _texts_and_powers(rng: np.random.Generator) -> Inputs:
+    for m, n, d, a in ((2, 4, 3, 0.5), (4, 3, 2, 2.0), (5, 6, 4, 1.5)):
+        yield rng.normal(size=(m, d)), rng.normal(size=(n, d)), a
 
 
-def _detour(a: Array, c: Array) -> tuple[Array, float]:
-    b = _unit(a) + _unit(c)
-    return b, _rotation(a, c) - _rotation(a, b) - _rotation(b, c)
+def _power_distance(
+    x: Array,
+    y: Array,
+    a: float,
+    *,
+    as_factor: bool = False,
+    mean: bool = False,
+    transposed: bool = False,
+) -> float:
+    """The distance with masses ‖x‖^a, and the three faults of the code to be repaired."""
+    power = 1.0 if as_factor else a
+    p, q = (np.linalg.norm(text, axis=1) ** power for text in (x, y))
+    u, v = (text / np.linalg.norm(text, axis=1, keepdims=True) for text in (x, y))
+    squares = (u[:, None] - v) ** 2
+    D = (squares.mean(-1) if mean else squares.sum(-1)) / 2
+    if transposed:
+        D = D.T.reshape(D.shape)
+    return float(ot.emd2(p / p.sum(), q / q.sum(), D))
 
 
-def _detour_of_roots(a: Array, c: Array) -> tuple[Array, float]:
-    b = _unit(a) + _unit(c)
-    pairs = ((a, c), (a, b), (b, c))
-    whole, first, second = np.sqrt([2 * _rotation(*pair) for pair in pairs])
-    return b, float(whole - first - second)
+def _with_faults(**faults: bool) -> Any:
+    return lambda x, y, a: _power_distance(x, y, a, **faults)
 
 
-def _negated_detour(a: Array, c: Array) -> tuple[Array, float]:
-    b, excess = _detour(a, c)
-    return b, -excess
+# --- two words against two, blurred
 
 
-def _opposite_detour(a: Array, c: Array) -> tuple[Array, float]:
-    b = -_unit(a) - _unit(c)
-    return b, _rotation(a, c) - _rotation(a, b) - _rotation(b, c)
+def _symbols(_rng: np.random.Generator) -> Inputs:
+    Delta, epsilon = sp.Symbol("Delta", real=True), sp.Symbol("epsilon", positive=True)
+    yield Delta, epsilon
+    yield sp.Integer(-3), epsilon
 
 
-def _no_detour(a: Array, c: Array) -> tuple[Array, float]:
-    return a, 0.0
-
-
-def _judge_detour(got: Any, a: Array, c: Array) -> str | None:
-    direction, excess = got
-    b, excess = np.asarray(direction, dtype=float), float(excess)
-    if b.shape != a.shape:
-        return f"b should be a vector of shape {a.shape}, got shape {b.shape}"
-    if not np.linalg.norm(b) > 0:
-        return "b must not be zero: it has no cosine"
-    actual = _rotation(a, c) - _rotation(a, b) - _rotation(b, c)
-    if not abs(excess - actual) <= 1e-9:
-        return f"WRD(a,c) - WRD(a,b) - WRD(b,c) is {actual:.6f} for your b, you say {excess:.6f}"
-    if actual < 1e-9:
-        return f"your b does not violate the triangle inequality: the excess is {actual:.6f}"
-    return None
-
-
-def _centroid_bound(x: Array, y: Array) -> float:
-    return centroid_lower_bound(x, y, kind="wrd").item()
-
-
-def _uniform_unit_means(x: Array, y: Array) -> float:
-    return float(np.square(_unit(x).mean(0) - _unit(y).mean(0)).sum() / 2)
-
-
-def _gradient(x: Array, y: Array) -> Array:
-    leaf = torch.tensor(x, requires_grad=True)
-    (gradient,) = torch.autograd.grad(word_movers_distance(leaf, y), leaf)
-    return np.asarray(gradient.numpy())
-
-
-def _plan(x: Array, y: Array) -> Array:
-    return np.asarray(ot.emd(ot.unif(len(x)), ot.unif(len(y)), cdist(x, y)))
-
-
-def _squared_gradient(x: Array, y: Array) -> Array:
-    return np.asarray(2 * (_plan(x, y)[:, :, None] * (x[:, None] - y)).sum(1))
-
-
-def _undefined_gradient(x: Array, y: Array) -> Array:
-    with np.errstate(invalid="ignore"):
-        units = _unit(x[:, None] - y)
-    return np.asarray((_plan(x, y)[:, :, None] * units).sum(1))
+def _blurred(Delta: sp.Expr, epsilon: sp.Expr) -> sp.Expr:
+    return 1 / (2 * (1 + sp.exp(Delta / (2 * epsilon))))
 
 
 EXERCISES = (
     Exercise(
-        "the transport problem as a linear program",
-        solution=_transport_program,
-        inputs=_problems,
-        judge=_judge_program,
+        "what the distances do not see",
+        solution=lambda: ([1, 2, 3, 4], [2, 3, 4, 5, 6]),
+        observe=_in_order,
+        exact=True,
         mistakes=(
             Mistake(
-                "flattened in the wrong order",
-                _wrong_order,
-                "the columns of A follow the plan row by row; flatten the costs in the same order.",
+                "WRD after a translation",
+                lambda: [[1, 2, 3, 4], [1, 2, 3, 4, 5, 6]],
+                "add a long vector to all words: then they all point the same way.",
+                variants=(lambda: [[1, 2, 3, 4], [1, 2, 3, 4]],),
             ),
             Mistake(
-                "all equalities",
-                _all_equalities,
-                "one of the m + n equalities follows from the others: drop it.",
+                "a repeated text weighs twice",
+                lambda: [[1, 2, 3], [2, 3, 5, 6]],
+                "masses are shares of the text: said twice, each of the 2m words has half as much.",
+                variants=(
+                    lambda: [[1, 2, 3], [2, 3, 4, 5, 6]],
+                    lambda: [[1, 2, 3, 4], [2, 3, 5, 6]],
+                ),
             ),
             Mistake(
-                "exchanged masses",
-                _exchanged_masses,
-                "the rows of the plan sum to p, its columns to q: b holds them in this order.",
+                "WMD after a split",
+                lambda: [[1, 2, 3, 4, 6], [2, 3, 4, 5, 6]],
+                "for WMD the two parts are two new words, at other places, and the text has one "
+                "word more.",
             ),
             Mistake(
-                "rows only",
-                _rows_only,
-                "the columns of the plan must sum to q as well.",
+                "the scale of a text matters to WRD",
+                lambda: [[1, 2, 3, 4], [2, 3, 4, 6]],
+                "neither the directions nor the shares of the norms change.",
+            ),
+            Mistake(
+                "a split matters to WRD",
+                lambda: [[1, 2, 3, 4], [2, 3, 4, 5]],
+                "the two parts point the same way and share the mass of the whole.",
+                variants=(lambda: [[1, 2, 3, 4], [2, 3, 4]],),
+            ),
+            Mistake(
+                "WMD of a text at another scale",
+                lambda: [[1, 2, 3, 4, 5], [2, 3, 4, 5, 6]],
+                "only text 1 is scaled: its words move away from those of text 2.",
+            ),
+            Mistake(
+                "the two exchanged",
+                lambda: [[2, 3, 4, 5, 6], [1, 2, 3, 4]],
+                "the first list is for WMD, the second for WRD.",
             ),
         ),
     ),
     Exercise(
-        "the relaxed bound",
-        solution=lambda p, q, cost: max(_sides(p, q, cost)),
+        "prices that prove a plan",
+        solution=_prices,
         inputs=_problems,
+        judge=_judge_prices,
         mistakes=(
             Mistake(
-                "without masses",
-                lambda p, q, cost: max(cost.min(1).sum(), cost.min(0).sum()),
-                "each word moves only its own mass: weight the minima with p and q.",
+                "no prices",
+                lambda p, q, cost: (np.zeros(len(p)), np.zeros(len(q))),
+                "prices of 0 are allowed, but they prove no more than W ≥ 0.",
             ),
             Mistake(
-                "the sum of both sides",
-                lambda p, q, cost: sum(_sides(p, q, cost)),
-                "each side is a lower bound on its own, their sum is none: take the larger.",
+                "the minima of the rows",
+                _row_minima,
+                "that is one side of the relaxed bound: allowed prices, but seldom the best.",
+            ),
+            Mistake(
+                "the minima of the columns",
+                _column_minima,
+                "that is one side of the relaxed bound: allowed prices, but seldom the best.",
+            ),
+            Mistake(
+                "both minima",
+                lambda p, q, cost: (cost.min(1), cost.min(0)),
+                "each side alone is allowed, both together charge too much.",
+            ),
+            Mistake(
+                "near the costs of all pairs",
+                _prices_of_all_pairs,
+                "prices must equal the cost where the best plan has an arrow, and may stay below "
+                "it elsewhere.",
+            ),
+            Mistake(
+                "the other sign",
+                lambda p, q, cost: tuple(-side for side in _prices(p, q, cost)),
+                "the sender pays f_i + g_j, which must come up to D_ij on the arrows.",
+            ),
+            Mistake(
+                "half of each price",
+                lambda p, q, cost: tuple(side / 2 for side in _prices(p, q, cost)),
+                "on an arrow f_i and g_j together make the whole cost.",
+            ),
+        ),
+    ),
+    Exercise(
+        "texts that the relaxed bound cannot tell apart",
+        solution=lambda: (
+            [[0.0, 0.0], [0.0, 0.0], [6.0, 0.0]],
+            [[0.0, 0.0], [6.0, 0.0], [6.0, 0.0]],
+        ),
+        judge=_judge_texts,
+        mistakes=(
+            Mistake(
+                "the same text twice",
+                lambda: ([[0.0, 0.0], [6.0, 0.0]], [[0.0, 0.0], [6.0, 0.0]]),
+                "the same words with the same masses: their distance is 0.",
+                variants=(
+                    lambda: ([[0.0, 0.0], [6.0, 0.0]], [[6.0, 0.0], [0.0, 0.0]]),
+                    lambda: ([[0.0, 0.0], [6.0, 0.0]], 2 * [[0.0, 0.0], [6.0, 0.0]]),
+                ),
+            ),
+            Mistake(
+                "one text within the other",
+                lambda: ([[0.0, 0.0]], [[0.0, 0.0], [6.0, 0.0]]),
+                "one side is 0 then, but the words that are missing make the other side positive: "
+                "each word of either text must occur in the other.",
+            ),
+            Mistake(
+                "nearly the same words",
+                lambda: ([[0.0, 0.0], [6.0, 0.0]], [[0.1, 0.0], [6.1, 0.0]]),
+                "each word of either text must occur in the other, exactly.",
+            ),
+            Mistake(
+                "words too near to each other",
+                lambda: (
+                    [[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]],
+                    [[0.0, 0.0], [1.0, 0.0], [1.0, 0.0]],
+                ),
+                "the right idea: the same words, said more or less often. Put them further apart.",
+            ),
+        ),
+    ),
+    Exercise(
+        "the gradient of the relaxed bound",
+        solution=_relaxed_gradient,
+        inputs=_texts,
+        keeps_inputs=True,
+        mistakes=(
+            Mistake(
+                "the rows only",
+                _row_gradient,
+                "the bound is the larger of two sides: see which of them it is.",
+            ),
+            Mistake(
+                "the columns only",
+                _column_gradient,
+                "the bound is the larger of two sides: see which of them it is.",
             ),
             Mistake(
                 "the smaller side",
-                lambda p, q, cost: min(_sides(p, q, cost)),
-                "this is a lower bound, but the larger of the two is one as well.",
-            ),
-        ),
-    ),
-    Exercise(
-        "a detour that is shorter",
-        solution=_detour,
-        inputs=_directions,
-        judge=_judge_detour,
-        mistakes=(
-            Mistake(
-                "square roots",
-                _detour_of_roots,
-                "√(2 WRD) is a metric and never violates the inequality; use WRD itself.",
+                _smaller_side,
+                "the bound is the larger of the two sides; this is the gradient of the other.",
             ),
             Mistake(
-                "no detour",
-                _no_detour,
-                "with b = a there is equality; a direction between a and c does better.",
+                "the gradient of the distance",
+                _exact_gradient,
+                "this is the gradient of WMD. In the relaxed bound each word goes to the nearest "
+                "one, whole.",
             ),
             Mistake(
-                "the wrong way round",
-                _negated_detour,
-                "the inequality is violated by a positive amount: WRD(a,c) - WRD(a,b) - WRD(b,c).",
-            ),
-            Mistake(
-                "the opposite direction",
-                _opposite_detour,
-                "this b points away from both; take one between a and c.",
-            ),
-        ),
-    ),
-    Exercise(
-        "the centroid bound of WRD",
-        solution=_centroid_bound,
-        inputs=_texts,
-        mistakes=(
-            Mistake(
-                "uniform means",
-                _uniform_unit_means,
-                "the masses of WRD are the norms: sum the vectors, not their directions.",
-            ),
-            Mistake(
-                "without one half",
-                lambda x, y: 2 * _centroid_bound(x, y),
-                "1 - cos is half of the squared distance.",
-            ),
-            Mistake(
-                "without the square",
-                lambda x, y: float(np.sqrt(2 * _centroid_bound(x, y))),
-                "this bounds √(2 WRD); square it and halve it.",
-            ),
-            Mistake(
-                "mean vectors",
-                lambda x, y: float(np.square(x.mean(0) - y.mean(0)).sum() / 2),
-                "the centroids of WRD lie within the unit ball: divide the sum of the vectors by"
-                " the sum of their norms, not by their number.",
-            ),
-            Mistake(
-                "the norm of the sum",
-                lambda x, y: _rotation(x.sum(0), y.sum(0)),
-                "the masses add up to the sum of the norms, not to the norm of the sum.",
-            ),
-        ),
-    ),
-    Exercise(
-        "the gradient of WMD",
-        solution=_gradient,
-        inputs=_texts_that_may_share_a_word,
-        mistakes=(
-            Mistake(
-                "the squared distance",
-                _squared_gradient,
-                "this is the gradient for the cost ‖x - y‖²; the cost is ‖x - y‖.",
-            ),
-            Mistake(
-                "zero over zero",
-                _undefined_gradient,
-                "a word that both texts share stays where it is and contributes 0, not 0/0.",
-            ),
-            Mistake(
-                "masses of 1",
-                lambda x, y: len(x) * _gradient(x, y),
-                "each word of x has the mass 1/m: the plan's rows sum to that.",
+                "without masses",
+                _without_masses,
+                "each word of x has the mass 1/m, each word of y 1/n.",
             ),
             Mistake(
                 "the other way",
-                lambda x, y: -_gradient(x, y),
-                "the distance grows when x moves away from y: the unit vector is (x - y)/‖x - y‖.",
+                lambda x, y: -_relaxed_gradient(x, y),
+                "the bound grows when x_i moves away from y_j.",
+            ),
+            Mistake(
+                "both sides",
+                lambda x, y: _row_gradient(x, y) + _column_gradient(x, y),
+                "the bound is the larger of two sides, not their sum.",
             ),
         ),
-        atol=1e-10,
+    ),
+    Exercise(
+        "a distance between uniform masses and WRD, mended",
+        solution=_power_distance,
+        inputs=_texts_and_powers,
+        rtol=1e-6,
+        mistakes=(
+            Mistake(
+                "as it was",
+                _with_faults(as_factor=True, mean=True, transposed=True),
+                "three faults: one in the masses, one in the costs, one in their order.",
+            ),
+            Mistake(
+                "the power as a factor",
+                _with_faults(as_factor=True),
+                "a factor that all masses share cancels when they are normalised.",
+            ),
+            Mistake(
+                "the mean of the squares",
+                _with_faults(mean=True),
+                "1 - cos is half of the sum of the squared differences, not of their mean.",
+            ),
+            Mistake(
+                "the costs in another order",
+                _with_faults(transposed=True),
+                "the columns of A follow the plan row by row: so must the costs.",
+            ),
+            Mistake(
+                "masses and costs",
+                _with_faults(as_factor=True, mean=True),
+                "the order is right now. Look at the masses, and at the costs.",
+            ),
+            Mistake(
+                "masses and order",
+                _with_faults(as_factor=True, transposed=True),
+                "the costs are right now. Look at the masses, and at the order of the costs.",
+            ),
+            Mistake(
+                "costs and order",
+                _with_faults(mean=True, transposed=True),
+                "the masses are right now. Look at the costs, and at their order.",
+            ),
+        ),
+    ),
+    Exercise(
+        "two words against two, blurred",
+        solution=_blurred,
+        inputs=_symbols,
+        mistakes=(
+            Mistake(
+                "the entries counted once",
+                lambda Delta, epsilon: 1 / (2 * (1 + sp.exp(Delta / epsilon))),
+                "the plan has two entries t and two entries ½ - t: each counts.",
+            ),
+            Mistake(
+                "the other sign",
+                lambda Delta, epsilon: 1 / (2 * (1 + sp.exp(-Delta / (2 * epsilon)))),
+                "where Δ > 0 it is dear to stay, and t must be small.",
+            ),
+            Mistake(
+                "up to 1",
+                lambda Delta, epsilon: 1 / (1 + sp.exp(Delta / (2 * epsilon))),
+                "t lies between 0 and ½.",
+            ),
+            Mistake(
+                "a softmax without the ½",
+                lambda Delta, epsilon: 1 / (1 + sp.exp(Delta / epsilon)),
+                "t lies between 0 and ½, and the plan has two entries t and two entries ½ - t.",
+            ),
+            Mistake(
+                "no entropy",
+                lambda Delta, epsilon: sp.Rational(1, 2) * sp.Heaviside(-Delta),
+                "that is the limit of a small ε.",
+            ),
+            Mistake(
+                "a large blur",
+                lambda Delta, epsilon: sp.Rational(1, 4),
+                "that is the limit of a large ε.",
+            ),
+        ),
     ),
 )
