@@ -44,7 +44,7 @@ from kexue_lab.mathematics import em, linear_ode
 from kexue_lab.mathematics import random_sector as rs
 from kexue_lab.optimization import gradient_clipping as gc
 from kexue_lab.text import cur_retrieval as cur
-from kexue_lab.text import decoding, endless_decoding, loaders, markov, transport
+from kexue_lab.text import decoding, dialogue, endless_decoding, loaders, markov, transport
 from kexue_lab.text import geodesic_similarity as geo
 from kexue_lab.text import word_movers as wm
 
@@ -570,6 +570,15 @@ TABLE = {
         lambda i: wm.prepare_texts([i.tensor(i.n, i.d)], kind="wrd").centroids,
         anything,
     ),
+    dialogue.dialogue_loss: (
+        lambda i: dialogue.dialogue_loss(
+            i.tensor(i.m, i.n + 1, i.d + 1),
+            torch.randint(i.d + 1, (i.m, i.n + 1), generator=seeded(i)),
+            pad_id=-1,
+            reduction=i.draw(st.sampled_from(["mean", "sum", "none"])),
+        ),
+        non_negative,
+    ),
 }
 
 # Infinite or undefined where the docstring says so, or beyond what this table can say in a line.
@@ -605,6 +614,8 @@ ELSEWHERE = {
         cc.count_orbits,
         cc.sample_crosses,
         lrb.attention_parameter_count,
+        dialogue.encode_dialogue,
+        dialogue.encode_batch,
     ),
     "laws of a few tokens; tests/text": (
         markov.nontermination_probability,
@@ -634,6 +645,7 @@ OF_FUNCTIONS = frozenset(
     noise_interpolation same_halfspace_probability separable_through_origin perceptron_separates
     power_function_l0 nearest_texts estimate_count greedy sample decode beam_search
     as_text check_alike checked_norms
+    reply fact_model train_fact_model
     """.split()  # noqa: SIM905
 )
 

@@ -3,7 +3,9 @@
 - `corpus`: texts prepared for many comparisons
 - `cur_retrieval`: retrieval with a slow scorer, by CUR decomposition
 - `decoding`: from the laws of a next token to texts: greedy, sampled, by beam search
+- `dialogue`: dialogues as one sequence: encoding, losses, replies, a trained model
 - `endless_decoding`: texts that do not stop, and layers that make them stop
+- `fact_grammar`: dialogues of known probability, in which facts are told and asked for
 - `geodesic_similarity`: distances along near neighbours, for a metric that is right nearby
 - `language_models`: a small causal and a small masked language model
 - `loaders`: readers of public dialogues, word vectors and sentence pairs
