@@ -29,12 +29,17 @@ def _points(rng: np.random.Generator) -> Inputs:
         yield (rng.standard_normal((int(rng.integers(8, 20)), int(rng.integers(1, 4)))),)
 
 
-def _longest_legs(z: Matrix) -> Matrix:
+def _legs(z: Matrix, better: np.ufunc, along: np.ufunc) -> Matrix:
+    """From the first point, the `better` of all ways, whose legs are put together by `along`."""
     best: Matrix = cdist(z, z)
     for through in range(len(z)):
-        best = np.minimum(best, np.maximum(best[:, through, None], best[through]))
+        best = better(best, along(best[:, through, None], best[through]))
     row: Matrix = best[0]
     return row
+
+
+def _longest_legs(z: Matrix) -> Matrix:
+    return _legs(z, np.minimum, np.maximum)
 
 
 def _never_home(z: Matrix) -> Matrix:
@@ -44,11 +49,7 @@ def _never_home(z: Matrix) -> Matrix:
 
 
 def _shortest_legs(z: Matrix) -> Matrix:
-    best: Matrix = cdist(z, z)
-    for through in range(len(z)):
-        best = np.maximum(best, np.minimum(best[:, through, None], best[through]))
-    row: Matrix = best[0]
-    return row
+    return _legs(z, np.maximum, np.minimum)
 
 
 def _one_stop(z: Matrix) -> Matrix:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from small_chain import CHAIN
 from tensors import seeded
 
 from kexue_lab.text.decoding import (
@@ -20,11 +21,6 @@ from kexue_lab.text.decoding import (
     truncate_logits,
 )
 from kexue_lab.text.markov import expected_length, nontermination_probability, truncate_rows
-
-CHAIN = np.array(
-    [[0.3, 0.55, 0.05, 0.1], [0.5, 0.35, 0.1, 0.05], [0.25, 0.1, 0.05, 0.6], [0.3, 0.15, 0.5, 0.05]]
-)
-"""From a, b, c and <bos> to a, b, c and <eos>."""
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -2.0], dtype=torch.float64)
 

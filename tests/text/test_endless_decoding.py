@@ -5,11 +5,11 @@ import math
 from fractions import Fraction
 
 import mpmath
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_chain import CHAIN
 from tensors import seeded
 from torch import nn
 
@@ -25,9 +25,6 @@ from kexue_lab.text.endless_decoding import (
 )
 from kexue_lab.text.markov import expected_length, nontermination_probability, truncate_rows
 
-CHAIN = np.array(
-    [[0.3, 0.55, 0.05, 0.1], [0.5, 0.35, 0.1, 0.05], [0.25, 0.1, 0.05, 0.6], [0.3, 0.15, 0.5, 0.05]]
-)
 U = (2.0, -1.0, 0.0, 1.0, 3.0)
 EPS = st.floats(1e-6, 0.95)
 

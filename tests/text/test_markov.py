@@ -7,13 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_chain import CHAIN
 
 from kexue_lab.text.markov import expected_length, nontermination_probability, truncate_rows
-
-CHAIN = np.array(
-    [[0.3, 0.55, 0.05, 0.1], [0.5, 0.35, 0.1, 0.05], [0.25, 0.1, 0.05, 0.6], [0.3, 0.15, 0.5, 0.05]]
-)
-"""From a, b, c and <bos> to a, b, c and <eos>."""
 
 
 def chains(zeros=True):
