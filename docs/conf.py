@@ -56,6 +56,12 @@ def _escape_bars(app, what, name, obj, options, lines):
     lines[:] = [line.replace("|", r"\|") for line in lines]
 
 
+def _skip_plain_fields(app, what, name, obj, skip, options):
+    """Leave out the fields of named tuples: their class describes them, Python's words do not."""
+    return True if (obj.__doc__ or "").startswith("Alias for field number") else None
+
+
 def setup(app):
     """Register what docstrings need."""
     app.connect("autodoc-process-docstring", _escape_bars)
+    app.connect("autodoc-skip-member", _skip_plain_fields)
