@@ -44,7 +44,15 @@ from kexue_lab.mathematics import em, linear_ode
 from kexue_lab.mathematics import random_sector as rs
 from kexue_lab.optimization import gradient_clipping as gc
 from kexue_lab.text import cur_retrieval as cur
-from kexue_lab.text import decoding, dialogue, endless_decoding, loaders, markov, transport
+from kexue_lab.text import (
+    decoding,
+    dialogue,
+    endless_decoding,
+    loaders,
+    markov,
+    p_tuning,
+    transport,
+)
 from kexue_lab.text import geodesic_similarity as geo
 from kexue_lab.text import word_movers as wm
 
@@ -566,6 +574,14 @@ TABLE = {
         ),
         lambda x: non_negative(-x),
     ),
+    p_tuning.label_logits: (
+        lambda i: p_tuning.label_logits(i.tensor(i.n, i.d + 1), (i.d, 0)),
+        anything,
+    ),
+    p_tuning.prompt_loss: (
+        lambda i: p_tuning.prompt_loss(*batch(i), range(i.d + 1), restrict=i.draw(st.booleans())),
+        non_negative,
+    ),
     wm.prepare_texts: (
         lambda i: wm.prepare_texts([i.tensor(i.n, i.d)], kind="wrd").centroids,
         anything,
@@ -646,6 +662,8 @@ OF_FUNCTIONS = frozenset(
     power_function_l0 nearest_texts estimate_count greedy sample decode beam_search
     as_text check_alike checked_norms
     reply fact_model train_fact_model
+    gap_logits hidden_states tune_prompt encode review_corpus pretraining_corpus
+    counting_rule_accuracy train_reader stored_reader
     """.split()  # noqa: SIM905
 )
 

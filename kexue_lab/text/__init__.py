@@ -10,6 +10,8 @@
 - `language_models`: a small causal and a small masked language model
 - `loaders`: readers of public dialogues, word vectors and sentence pairs
 - `markov`: decoding of Markov chains, exactly: when text ends, and how long it is
+- `p_tuning`: learnt vectors in the place of a template's words, before a frozen model
+- `reviews`: reviews from a small grammar, and a masked language model that has read such texts
 - `scorers`: two scorers of a query and an item, one that reads both together, one apart
 - `tokenizer`: words to numbers and back
 - `transport`: optimal transport between discrete masses, exact and Sinkhorn's
