@@ -52,6 +52,24 @@ def _column_minima(p: Array, q: Array, cost: Array) -> Prices:
     return np.zeros(len(p)), cost.min(0)
 
 
+def _minima_of_the_rest(p: Array, q: Array, cost: Array) -> Prices:
+    """Row minima, and what is then left for the columns: allowed, but seldom the best."""
+    f = cost.min(1)
+    return f, (cost - f[:, None]).min(0)
+
+
+def _one_sweep(p: Array, q: Array, cost: Array) -> Prices:
+    """All f_i are 0, and g_j is the cost of the last arrow of its column."""
+    g = np.zeros(len(q))
+    for i, j in np.argwhere(ot.emd(p, q, cost) > 0):
+        g[j] = cost[i, j]
+    return np.zeros(len(p)), g
+
+
+def _first_arrows(p: Array, q: Array, cost: Array) -> Prices:
+    return np.zeros(len(p)), cost[(ot.emd(p, q, cost) > 0).argmax(0), np.arange(len(q))]
+
+
 def _prices_of_all_pairs(p: Array, q: Array, cost: Array) -> Prices:
     """Prices that come near the cost of every pair, arrow or not."""
     return cost.mean(1) - cost.mean() / 2, cost.mean(0) - cost.mean() / 2
@@ -66,7 +84,10 @@ def _judge_prices(got: Any, p: Array, q: Array, cost: Array) -> str | None:
         return f"some f_i + g_j exceeds the cost D_ij by {excess:.3g}"
     earned, least = p @ f + q @ g, ot.emd2(p, q, cost)
     if earned < least - _EARNED:
-        return f"the prices earn {earned:.6f}, the best plan costs {least:.6f}"
+        return (
+            f"the prices earn {earned:.6f}, the best plan costs {least:.6f}: the two are equal "
+            "exactly when f_i + g_j = D_ij on each arrow of the plan"
+        )
     return None
 
 
@@ -91,6 +112,8 @@ def _judge_texts(got: Any) -> str | None:
     if max(rows, columns) > _SAME:
         return f"the two sides of the relaxed bound are {rows:.4g} and {columns:.4g}, not both 0"
     distance = _distance(x, y)
+    if distance < _SAME:
+        return "the relaxed bound is 0, but so is the distance: the order of words does not count"
     if distance < 1:
         return f"the relaxed bound is 0, but the distance is {distance:.4g}, less than 1"
     return None
@@ -124,6 +147,18 @@ def _column_gradient(x: Array, y: Array) -> Array:
     units, D = _pulls(x, y)
     gradient = np.zeros_like(x)
     np.add.at(gradient, D.argmin(0), units[D.argmin(0), np.arange(len(y))] / len(y))
+    return gradient
+
+
+def _one_partner(x: Array, y: Array, *, first: bool = False) -> Array:
+    """The column side's pulls overwritten where a word is nearest to several partners."""
+    rows, columns = _sides(x, y)
+    if rows > columns:
+        return _row_gradient(x, y)
+    units, D = _pulls(x, y)
+    gradient = np.zeros_like(x)
+    for j in reversed(range(len(y))) if first else range(len(y)):
+        gradient[D[:, j].argmin()] = units[D[:, j].argmin(), j] / len(y)
     return gradient
 
 
@@ -266,6 +301,20 @@ EXERCISES = (
                 "that is one side of the relaxed bound: allowed prices, but seldom the best.",
             ),
             Mistake(
+                "the minima of the rows, then of the rest",
+                _minima_of_the_rest,
+                "allowed prices, but on some arrows of the best plan they stay below the cost: "
+                "begin with the arrows.",
+                variants=(lambda p, q, cost: _minima_of_the_rest(q, p, cost.T)[::-1],),
+            ),
+            Mistake(
+                "all f_i are 0",
+                _one_sweep,
+                "only f_1 is free: walk from word to word along the arrows, and let each arrow "
+                "give the next price.",
+                variants=(_first_arrows,),
+            ),
+            Mistake(
                 "both minima",
                 lambda p, q, cost: (cost.min(1), cost.min(0)),
                 "each side alone is allowed, both together charge too much.",
@@ -357,6 +406,12 @@ EXERCISES = (
                 "without masses",
                 _without_masses,
                 "each word of x has the mass 1/m, each word of y 1/n.",
+            ),
+            Mistake(
+                "one partner for each word",
+                _one_partner,
+                "a word of x can be nearest to several words of y: their pulls add up.",
+                variants=(lambda x, y: _one_partner(x, y, first=True),),
             ),
             Mistake(
                 "the other way",
