@@ -38,6 +38,7 @@ from kexue_lab.diffusion import (
 from kexue_lab.diffusion.mixtures import GaussianMixture
 from kexue_lab.diffusion.schedules import NoiseSchedule
 from kexue_lab.generative import gumbel_softmax as gs
+from kexue_lab.generative import vae_geometry as vae
 from kexue_lab.losses import accuracy as acc
 from kexue_lab.mathematics import cross_counting as cc
 from kexue_lab.mathematics import em, linear_ode
@@ -586,6 +587,46 @@ TABLE = {
         lambda i: wm.prepare_texts([i.tensor(i.n, i.d)], kind="wrd").centroids,
         anything,
     ),
+    vae.gaussian_kl: (
+        lambda i: vae.gaussian_kl(i.tensor(i.n, i.d), i.tensor(i.n, i.d), reduction="mean"),
+        non_negative,
+    ),
+    vae.naive_penalty: (
+        lambda i: vae.naive_penalty(i.tensor(i.n, i.d), i.tensor(i.n, i.d)),
+        non_negative,
+    ),
+    vae.ppca: (lambda i: vae.ppca(torch.diag(i.positive(i.d)), i.d, i.number()).W, anything),
+    vae.optimal_linear_encoder: (
+        lambda i: vae.optimal_linear_encoder(i.tensor(i.n, i.d), i.number(), i.number())[1],
+        probability,
+    ),
+    vae.linear_elbo: (
+        lambda i: vae.linear_elbo(
+            i.tensor(i.n, i.d),
+            i.tensor(i.d, i.m),
+            i.tensor(i.d),
+            i.number(),
+            i.tensor(i.m, i.d),
+            i.positive(i.m),
+        ),
+        anything,
+    ),
+    vae.active_axes: (
+        lambda i: float(vae.active_axes(i.positive(i.d), i.number(), i.number())),
+        non_negative,
+    ),
+    vae.optimal_radius: (
+        lambda i: vae.optimal_radius(i.positive(i.d), i.number(), i.number()),
+        probability,
+    ),
+    vae.rate_split: (
+        lambda i: (
+            vae.rate_split(
+                i.tensor(i.n, i.d), i.tensor(i.n, i.d), samples=2, generator=seeded(i)
+            ).rate
+        ),
+        anything,
+    ),
     dialogue.dialogue_loss: (
         lambda i: dialogue.dialogue_loss(
             i.tensor(i.m, i.n + 1, i.d + 1),
@@ -663,7 +704,7 @@ OF_FUNCTIONS = frozenset(
     as_text check_alike checked_norms
     reply fact_model train_fact_model
     gap_logits hidden_states tune_prompt encode review_corpus pretraining_corpus
-    counting_rule_accuracy train_reader stored_reader
+    counting_rule_accuracy train_reader stored_reader mlp
     """.split()  # noqa: SIM905
 )
 
