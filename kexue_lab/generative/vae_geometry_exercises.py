@@ -20,9 +20,9 @@ _NATS_IN_A_BIT = math.log(2)
 
 
 def _sizes(rng: np.random.Generator) -> Inputs:
-    yield 64, 10
+    yield 64, 10, 1.0
     for _ in range(4):
-        yield int(rng.integers(20, 900)), int(rng.integers(3, 19))
+        yield int(rng.integers(20, 900)), int(rng.integers(3, 19)), float(rng.uniform(0.2, 0.9))
 
 
 # --- intervals
@@ -114,35 +114,35 @@ def _cost(first: float, second: float) -> float:
 EXERCISES = (
     Exercise(
         "the weight of means",
-        solution=lambda d, k: d / k,
+        solution=lambda d, k, weight: weight * d / k,
         inputs=_sizes,
         mistakes=(
             Mistake(
                 "as the author believes",
-                lambda d, k: 1.0,
+                lambda d, k, weight: weight,
                 "a mean over pixels is the sum divided by d. Multiply the whole loss by d: that "
                 "changes no optimum, and gives the error its weight back.",
             ),
             Mistake(
                 "upside down",
-                lambda d, k: k / d,
+                lambda d, k, weight: weight * k / d,
                 "it is the error that has been divided by d: beside it the price weighs more.",
             ),
             Mistake(
                 "the pixels only",
-                lambda d, k: float(d),
+                lambda d, k, weight: weight * d,
                 "the price is a mean over axes, too: it has been divided by k.",
             ),
             Mistake(
                 "the axes only",
-                lambda d, k: 1 / k,
+                lambda d, k, weight: weight / k,
                 "the error is a mean over pixels, too: it has been divided by d.",
             ),
             Mistake(
                 "with another noise",
-                lambda d, k: 2 * d / k,
+                lambda d, k, weight: 2 * weight * d / k,
                 "at a variance of one half the error has the weight 1, not one half.",
-                variants=(lambda d, k: d / (2 * k),),
+                variants=(lambda d, k, weight: weight * d / k / 2,),
             ),
         ),
     ),
