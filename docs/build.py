@@ -6,6 +6,7 @@ a run: the last one of the tests, or a new one where notebook or library have ch
 
 import ast
 import html
+import inspect
 import json
 import re
 import shutil
@@ -216,13 +217,22 @@ def library_names(notebook: Any) -> set[tuple[str, str]]:
                         modules[alias.asname] = path
             elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 names.add((modules.get(node.value.id, ""), node.attr))
-    return {(home_of(module, name), name) for module, name in names if "/" in module}
+    found = {(module, name): offered(module, name) for module, name in names if "/" in module}
+    return {
+        (home_of(module, thing), name)
+        for (module, name), thing in found.items()
+        if inspect.isroutine(thing) or inspect.isclass(thing)
+    }
 
 
-def home_of(module: str, name: str) -> str:
-    """The module, as a path, that defines what a module offers by name."""
-    offered = getattr(import_module(f"kexue_lab.{module.replace('/', '.')}"), name)
-    dotted: str = getattr(offered, "__module__", None) or ""
+def offered(module: str, name: str) -> Any:
+    """What a module, given as a path, offers by a name."""
+    return getattr(import_module(f"kexue_lab.{module.replace('/', '.')}"), name)
+
+
+def home_of(module: str, thing: Any) -> str:
+    """The module, as a path, that defines what a module offers."""
+    dotted: str = getattr(thing, "__module__", None) or ""
     if not dotted.startswith("kexue_lab."):
         return module
     return dotted.removeprefix("kexue_lab.").replace(".", "/")

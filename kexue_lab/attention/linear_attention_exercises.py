@@ -28,6 +28,7 @@ def _randn(rng: np.random.Generator, *shape: int) -> Tensor:
 
 
 def _lists(rng: np.random.Generator) -> Inputs:
+    yield ([0, 1, 1],)
     yield ([0, 1, 1, 1],)
     yield ([2, 0, 0, 0, 1],)
     yield ([0, 0, 1, 1, 1, 1, 2],)
