@@ -1,7 +1,7 @@
 """What the exercises of text/cur_retrieval check."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,15 @@ Found = tuple[list[int], list[int]]
 # --- 1: the rank of the error
 
 
+_PREDICTED = {(5, 2, 2): 3, (5, 2, 4): 3, (5, 7, 3): 2}
+
+
 def _shapes(rng: np.random.Generator) -> Inputs:
-    yield 5, 2, 2
-    yield 5, 2, 4
-    yield 5, 7, 3
+    yield from _PREDICTED
     yield 4, 7, 5
-    for _ in range(5):
+    yield 7, 3, 6
+    yield 8, 6, 2
+    for _ in range(4):
         rho = int(rng.integers(6, 14))
         r, c = rng.choice(np.arange(1, rho + 4), 2, replace=False)
         yield rho, int(r), int(c)
@@ -30,6 +33,15 @@ def _shapes(rng: np.random.Generator) -> Inputs:
 
 def _rank_of_error(rho: int, r: int, c: int) -> int:
     return max(0, rho - min(r, c))
+
+
+def _rank_mistake(name: str, answer: Callable[[int, int, int], int], hint: str) -> Mistake:
+    """A wrong rank everywhere, or only beyond the three predictions."""
+
+    def predicted_well(rho: int, r: int, c: int) -> int:
+        return _PREDICTED.get((rho, r, c), answer(rho, r, c))
+
+    return Mistake(name, answer, hint, variants=(predicted_well,))
 
 
 # --- 2: one more anchor
@@ -46,6 +58,7 @@ def _errors(rng: np.random.Generator) -> Inputs:
 
 def _one_more(E: Floats, i: int, j: int) -> Floats:
     found: Floats = E - np.outer(E[:, j], E[i]) / E[i, j]
+    found[i], found[:, j] = 0, 0  # but for rounding they are
     return found
 
 
@@ -171,10 +184,17 @@ def _judge_anchors(answer: Any) -> str | None:
 
 
 def _shifted(rng: np.random.Generator) -> Inputs:
-    for r, c, n in ((6, 2, 7), (9, 3, 8), (12, 5, 11)):
-        R = (rng.standard_normal((r, n)) + rng.uniform(-20, 20, (r, 1))).round(2)
+    # Eighths, and 2 or 4 anchors: means are exact, so that the centred scores of the anchors have
+    # a rank too few by one without rounding, and any cut-off for singular values will do.
+    for r, c, n in ((6, 2, 7), (9, 4, 8), (12, 4, 11)):
+        R = _eighths(rng.standard_normal((r, n)) + rng.uniform(-20, 20, (r, 1)))
         anchors = sorted(rng.choice(n, c, replace=False).tolist())
-        yield R, anchors, (rng.standard_normal(c) + rng.uniform(3, 9)).round(2)
+        yield R, anchors, _eighths(rng.standard_normal(c) + rng.uniform(3, 9))
+
+
+def _eighths(numbers: Floats) -> Floats:
+    found: Floats = np.round(8 * numbers) / 8
+    return found
 
 
 def _regressed(W: Floats, R: Floats, x: Floats) -> Floats:
@@ -292,37 +312,37 @@ EXERCISES = (
         inputs=_shapes,
         exact=True,
         mistakes=(
-            Mistake(
+            _rank_mistake(
                 "the larger number counts",
                 lambda rho, r, c: max(0, rho - max(r, c)),
                 "the rank of CW⁺R is limited by both numbers of anchors.",
             ),
-            Mistake(
+            _rank_mistake(
                 "rows and columns both take away",
                 lambda rho, r, c: max(0, rho - r - c),
                 "a row and a column together take away one rank, not two.",
             ),
-            Mistake(
+            _rank_mistake(
                 "anchor items alone",
                 lambda rho, r, c: max(0, rho - c),
                 "with fewer anchor queries than anchor items their number decides.",
             ),
-            Mistake(
+            _rank_mistake(
                 "anchor queries alone",
                 lambda rho, r, c: max(0, rho - r),
                 "with fewer anchor items than anchor queries their number decides.",
             ),
-            Mistake(
+            _rank_mistake(
                 "below zero",
                 lambda rho, r, c: rho - min(r, c),
                 "a rank is never negative: with enough anchors nothing is left.",
             ),
-            Mistake(
+            _rank_mistake(
                 "all of it",
                 lambda rho, r, c: rho if min(r, c) < rho else 0,
                 "anchors that are too few still take away a part.",
             ),
-            Mistake(
+            _rank_mistake(
                 "the rank of the approximation",
                 lambda rho, r, c: min(rho, r, c),
                 "this is the rank of CW⁺R; asked for is that of what is left.",
