@@ -99,6 +99,21 @@ def test_a_change_of_text_or_outputs_makes_nothing_stale(course):
     assert fingerprint(ARTICLE) != before
 
 
+def test_code_behind_the_last_figure_and_claim_of_a_run_makes_nothing_stale(course):
+    path = course / "em.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+
+    def mark_with(source):
+        notebook.cells[-1].source = source
+        nbformat.write(notebook, path)
+        return fingerprint(ARTICLE)
+
+    before = fingerprint(ARTICLE)
+    assert mark_with('claims.hold("E1a", "so it is", claims.recorded("E1")["a"] > 0)') == before
+    assert mark_with("explore(draw, k=(1, 3))") == before
+    assert mark_with('claims.bound("N2", "another", SEED, below=9)') != before
+
+
 def test_a_comment_or_docstring_makes_nothing_stale_but_code_does(course):
     module = course / "mathematics/em.py"
 

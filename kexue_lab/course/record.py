@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 import platform
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -18,6 +19,8 @@ from kexue_lab.course.notebooks import execute
 from kexue_lab.course.places import PACKAGE, course_root, notebook_path
 from kexue_lab.evidence import ENOUGH
 from kexue_lab.recorded import Row, read_rows, recorded_path, write_rows
+
+_HANDS_OVER = re.compile(r"\bclaims\.(?:record|prove|refute|agree|bound|estimate)\(")
 
 
 def record(
@@ -75,14 +78,16 @@ def rarely_held(rows: Mapping[int, Row]) -> dict[str, int]:
 
 
 def fingerprint(article: str) -> str:
-    """A mark of the notebook's code and the article's module: a change of either changes it.
+    """A mark of what a run hands over: the article's module, and the notebook's code up to there.
 
-    Comments and docstrings do not count: they change no figure.
+    That is up to the last cell that records a figure or claims something of this run. Pictures of
+    the recorded seeds, explorers and exercises come later. Comments and docstrings do not count.
     """
     notebook = nbformat.read(notebook_path(article), as_version=4)
     cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    last = max((place for place, cell in enumerate(cells) if _HANDS_OVER.search(cell)), default=-1)
     module = (PACKAGE / f"{article}.py").read_text("utf8")
-    code = "\0".join(map(_without_comments, [module, *cells]))
+    code = "\0".join(map(_without_comments, [module, *cells[: last + 1]]))
     return hashlib.sha256(code.encode()).hexdigest()[:12]
 
 

@@ -1,7 +1,7 @@
 """What the exercises of text/cur_retrieval check."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,15 @@ Found = tuple[list[int], list[int]]
 # --- 1: the rank of the error
 
 
+_PREDICTED = {(5, 2, 2): 3, (5, 2, 4): 3, (5, 7, 3): 2}
+
+
 def _shapes(rng: np.random.Generator) -> Inputs:
-    yield 5, 2, 4
-    yield 6, 9, 2
+    yield from _PREDICTED
     yield 4, 7, 5
-    for _ in range(5):
+    yield 7, 3, 6
+    yield 8, 6, 2
+    for _ in range(4):
         rho = int(rng.integers(6, 14))
         r, c = rng.choice(np.arange(1, rho + 4), 2, replace=False)
         yield rho, int(r), int(c)
@@ -31,20 +35,30 @@ def _rank_of_error(rho: int, r: int, c: int) -> int:
     return max(0, rho - min(r, c))
 
 
+def _rank_mistake(name: str, answer: Callable[[int, int, int], int], hint: str) -> Mistake:
+    """A wrong rank everywhere, or only beyond the three predictions."""
+
+    def predicted_well(rho: int, r: int, c: int) -> int:
+        return _PREDICTED.get((rho, r, c), answer(rho, r, c))
+
+    return Mistake(name, answer, hint, variants=(predicted_well,))
+
+
 # --- 2: one more anchor
 
 
 def _errors(rng: np.random.Generator) -> Inputs:
     for m, n in ((3, 3), (4, 6), (7, 5)):
-        E = rng.standard_normal((m, n))
+        E = rng.standard_normal((m, n)).round(2)
         i, j = int(rng.integers(1, m)), int(rng.integers(1, n))
         E[0], E[:, 0] = 0, 0  # an anchor that is there already
-        E[i, j] = rng.choice([-1, 1]) * rng.uniform(1.2, 3)
+        E[i, j] = round(rng.choice([-1, 1]) * rng.uniform(1.2, 3), 2)
         yield E, i, j
 
 
 def _one_more(E: Floats, i: int, j: int) -> Floats:
     found: Floats = E - np.outer(E[:, j], E[i]) / E[i, j]
+    found[i], found[:, j] = 0, 0  # but for rounding they are
     return found
 
 
@@ -63,6 +77,11 @@ def _added(E: Floats, i: int, j: int) -> Floats:
     return found
 
 
+def _transposed(E: Floats, i: int, j: int) -> Floats:
+    found: Floats = E - np.outer(E[i], E[:, j]) / E[i, j]
+    return found
+
+
 def _blanked(E: Floats, i: int, j: int) -> Floats:
     found = E.copy()
     found[i], found[:, j] = 0, 0
@@ -73,12 +92,14 @@ def _blanked(E: Floats, i: int, j: int) -> Floats:
 
 
 def _sizes(rng: np.random.Generator) -> Inputs:
+    # The anchors are drawn anew for each number: 0.9 r of them leave a little more than 0.7 r.
     for r, near in ((200, 1.0), (120, 1.05), (60, 1.0), (300, 1.05)):
         shares = (0.03, 0.1, 0.2, 0.4, 0.7, 0.9, near, 1.5)
         sizes = [round(share * r) for share in shares]
         floor = rng.uniform(0.05, 0.1)
         tau2 = [floor + rng.uniform(0.9, 1.1) * (r / 40 / size) ** 1.5 for size in sizes]
         tau2.sort(reverse=True)
+        tau2[4], tau2[5] = tau2[5], tau2[4]
         order = rng.permutation(len(sizes))
         yield [sizes[i] for i in order], [round(tau2[i], 4) for i in order], r
 
@@ -110,6 +131,13 @@ def _unclipped(sizes: Sequence[int], tau2: Sequence[float], r: int) -> int:
 def _by_examples(sizes: Sequence[int], tau2: Sequence[float], r: int) -> int:
     return _least(
         sizes, [t * (1 - c / r) if c <= r else math.inf for c, t in zip(sizes, tau2, strict=True)]
+    )
+
+
+def _by_examples_below(sizes: Sequence[int], tau2: Sequence[float], r: int) -> int:
+    return _least(
+        sizes,
+        [t * (1 - c / r) if c < r - 1 else math.inf for c, t in zip(sizes, tau2, strict=True)],
     )
 
 
@@ -156,10 +184,17 @@ def _judge_anchors(answer: Any) -> str | None:
 
 
 def _shifted(rng: np.random.Generator) -> Inputs:
-    for r, c, n in ((6, 2, 7), (9, 3, 8), (12, 5, 11)):
-        R = rng.standard_normal((r, n)) + rng.uniform(-20, 20, (r, 1))
+    # Eighths, and 2 or 4 anchors: means are exact, so that the centred scores of the anchors have
+    # a rank too few by one without rounding, and any cut-off for singular values will do.
+    for r, c, n in ((6, 2, 7), (9, 4, 8), (12, 4, 11)):
+        R = _eighths(rng.standard_normal((r, n)) + rng.uniform(-20, 20, (r, 1)))
         anchors = sorted(rng.choice(n, c, replace=False).tolist())
-        yield R, anchors, rng.standard_normal(c) + rng.uniform(3, 9)
+        yield R, anchors, _eighths(rng.standard_normal(c) + rng.uniform(3, 9))
+
+
+def _eighths(numbers: Floats) -> Floats:
+    found: Floats = np.round(8 * numbers) / 8
+    return found
 
 
 def _regressed(W: Floats, R: Floats, x: Floats) -> Floats:
@@ -203,13 +238,21 @@ def _new_query_only(R: Floats, anchors: list[int], x: Floats) -> Floats:
 
 def _searches(rng: np.random.Generator) -> Inputs:
     for n, c, k, calls in ((12, 3, 4, 8), (20, 5, 3, 11), (15, 4, 5, 12)):
-        truth = rng.standard_normal(n)
-        predicted = truth + 0.8 * rng.standard_normal(n)
+        truth = _two_places(rng.standard_normal(n), rng)
+        predicted = _two_places(truth + 0.8 * rng.standard_normal(n), rng)
         # Two of the anchors are predicted to be good, of which one is; a third to be the worst.
         anchors = rng.choice(n, c, replace=False)
         truth[anchors[0]], predicted[anchors[:2]] = 4.0, (2.0, 5.0)
         truth[anchors[1]], predicted[anchors[2]] = -1.0, -5.0
         yield predicted, truth, sorted(anchors.tolist()), k, calls
+
+
+def _two_places(numbers: Floats, rng: np.random.Generator) -> Floats:
+    """Rounded, so that they are quickly read, and no two of them equal."""
+    found = numbers.round(2)
+    while len(set(found.tolist())) < len(found):
+        found = (numbers + 0.1 * rng.standard_normal(len(numbers))).round(2)
+    return found
 
 
 def _ranked(items: Sequence[int], scores: Floats, k: int) -> list[int]:
@@ -269,27 +312,37 @@ EXERCISES = (
         inputs=_shapes,
         exact=True,
         mistakes=(
-            Mistake(
+            _rank_mistake(
                 "the larger number counts",
                 lambda rho, r, c: max(0, rho - max(r, c)),
                 "the rank of CW⁺R is limited by both numbers of anchors.",
             ),
-            Mistake(
+            _rank_mistake(
                 "rows and columns both take away",
                 lambda rho, r, c: max(0, rho - r - c),
                 "a row and a column together take away one rank, not two.",
             ),
-            Mistake(
+            _rank_mistake(
+                "anchor items alone",
+                lambda rho, r, c: max(0, rho - c),
+                "with fewer anchor queries than anchor items their number decides.",
+            ),
+            _rank_mistake(
+                "anchor queries alone",
+                lambda rho, r, c: max(0, rho - r),
+                "with fewer anchor items than anchor queries their number decides.",
+            ),
+            _rank_mistake(
                 "below zero",
                 lambda rho, r, c: rho - min(r, c),
                 "a rank is never negative: with enough anchors nothing is left.",
             ),
-            Mistake(
+            _rank_mistake(
                 "all of it",
                 lambda rho, r, c: rho if min(r, c) < rho else 0,
                 "anchors that are too few still take away a part.",
             ),
-            Mistake(
+            _rank_mistake(
                 "the rank of the approximation",
                 lambda rho, r, c: min(rho, r, c),
                 "this is the rank of CW⁺R; asked for is that of what is left.",
@@ -311,6 +364,11 @@ EXERCISES = (
                 "divided by lengths",
                 _normalised,
                 "is the entry (i, j) of your result 0? It is no projection; divide by E_ij.",
+            ),
+            Mistake(
+                "the factors exchanged",
+                _transposed,
+                "row i of the result must be 0: entry (p, k) of the product is E_pj E_ik.",
             ),
             Mistake("added", _added, "the product is taken away from E."),
             Mistake(
@@ -339,7 +397,8 @@ EXERCISES = (
             Mistake(
                 "the error on the examples",
                 _by_examples,
-                "that is the error on the anchor queries, which is 0 at c = r.",
+                "that is the error on the examples, the anchor queries; new ones have that of (4).",
+                variants=(_by_examples_below,),
             ),
             Mistake(
                 "beyond r",

@@ -12,6 +12,7 @@ from scipy.linalg import hilbert, qr
 from sklearn.linear_model import Ridge
 from tensors import seeded
 
+from kexue_lab.exercises import exercise
 from kexue_lab.text.cur_retrieval import AnnCur, cur_decomposition, recall_at_k, select_anchors
 from kexue_lab.text.scorers import DualScorer, JointScorer
 
@@ -279,6 +280,28 @@ def test_recall_counts_common_items(k, seed):
         assert found[row].item() == pytest.approx(len(sets[0] & sets[1]) / k)
     assert bool((recall_at_k(exact * 3 + 1, exact, k) == 1).all())
     assert bool((recall_at_k(approx, exact, 20) == 1).all())
+
+
+# --- an exercise
+
+
+@pytest.mark.parametrize("cut_off", [None, 1e-10])
+def test_centred_anchors_are_solved_with_any_cut_off(cut_off):
+    """Exercise 5: by least squares, with the anchors' mean or one anchor taken away."""
+
+    def by_mean(R, anchors, x):
+        own = R[:, anchors].mean(1, keepdims=True)
+        weights = np.linalg.lstsq((R - own)[:, anchors], R - own, rcond=cut_off)[0]
+        return (x - x.mean()) @ weights + x.mean()
+
+    def by_first(R, anchors, x):
+        apart = R - R[:, anchors[:1]]
+        weights = np.linalg.lstsq(apart[:, anchors[1:]], apart, rcond=cut_off)[0]
+        return (x[1:] - x[0]) @ weights + x[0]
+
+    for _ in range(10):
+        for answer in (by_mean, by_first):
+            assert exercise("text/cur_retrieval", 5).check(answer).passed
 
 
 # --- bad input
