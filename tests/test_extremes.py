@@ -37,6 +37,7 @@ from kexue_lab.diffusion import (
 )
 from kexue_lab.diffusion.mixtures import GaussianMixture
 from kexue_lab.diffusion.schedules import NoiseSchedule
+from kexue_lab.generative import finite_scalar_quantization as fsq
 from kexue_lab.generative import gumbel_softmax as gs
 from kexue_lab.generative import vae_geometry as vae
 from kexue_lab.losses import accuracy as acc
@@ -383,6 +384,10 @@ TABLE = {
         lambda i: unified.dct_blur(i.tensor(i.n, 3, 4), i.draw(shares), i.number()),
         anything,
     ),
+    fsq.round_ste: (lambda i: fsq.round_ste(i.tensor(i.n)), anything),
+    fsq.level_probabilities: (lambda i: fsq.level_probabilities(i.n + 1, i.number()), probability),
+    fsq.lloyd_max: (lambda i: fsq.lloyd_max(i.n, tol=i.number()).mse, probability),
+    fsq.codebook_usage: (lambda i: fsq.codebook_usage([i.n, 0], i.n + 1).perplexity, non_negative),
     gs.sample_gumbel: (
         lambda i: gs.sample_gumbel((1000,), generator=seeded(i), dtype=i.dtype),
         anything,
