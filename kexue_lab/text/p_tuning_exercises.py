@@ -101,13 +101,8 @@ def _offsets(rng: np.random.Generator) -> Inputs:
         yield float(rng.uniform(0.7, 0.98)), float(rng.choice((-1, 1)) * rng.uniform(0.3, 2))
 
 
-def _accuracy(auc: float, c: float) -> float:
-    a = norm.ppf(auc) / np.sqrt(2)
-    return float((norm.cdf(a + c) + norm.cdf(a - c)) / 2)
-
-
-def _without_root(auc: float, c: float) -> float:
-    a = norm.ppf(auc)
+def _accuracy(auc: float, c: float, factor: float = 0.5**0.5) -> float:
+    a = factor * norm.ppf(auc)
     return float((norm.cdf(a + c) + norm.cdf(a - c)) / 2)
 
 
@@ -267,8 +262,14 @@ EXERCISES = (
             ),
             Mistake(
                 "the variance of one lead",
-                _without_root,
+                lambda auc, c: _accuracy(auc, c, 1),
                 "the difference of two leads has variance 2.",
+            ),
+            Mistake(
+                "the mean difference taken for a, or the deviation upside down",
+                lambda auc, c: _accuracy(auc, c, 0.5),
+                "the difference of two leads has the mean 2a and the standard deviation √2.",
+                variants=(lambda auc, c: _accuracy(auc, c, 2**0.5),),
             ),
         ),
     ),
