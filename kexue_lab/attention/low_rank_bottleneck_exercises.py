@@ -143,7 +143,10 @@ def _heads(rng: np.random.Generator) -> Inputs:
     for h, n, size in ((2, 3, 2), (3, 5, 4), (4, 6, 3)):
         q, k, v = (torch.from_numpy(rng.standard_normal((h, n, size))) for _ in range(3))
         mask = torch.from_numpy(rng.random((n, n)) < 0.5) | torch.eye(n, dtype=torch.bool)
-        yield q, k, v, torch.from_numpy(rng.standard_normal((h, h))), mask.tril()
+        mix = torch.from_numpy(rng.standard_normal((h, h)))
+        yield q, k, v, mix, mask.tril()
+    # Of positive weights a mask before the mixing does no harm, and the other faults show alone.
+    yield q, k, v, mix.abs(), mask.tril()
 
 
 def _talking_heads(
