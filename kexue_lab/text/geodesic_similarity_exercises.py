@@ -78,6 +78,8 @@ def _powers(rng: np.random.Generator) -> Inputs:
 
 
 def _roads(rng: np.random.Generator) -> Inputs:
+    # All roads lead away from place 0: whoever only forgets the way back is right here.
+    yield [(0, 1), (0, 1), (1, 2)], [float(rng.uniform(1, 2)), 3.0, 0.0], 3
     for n in (4, 6, 9, 12):
         # A tree joins all places; one of its roads has the length 0, one has a rival.
         ends = [(int(rng.integers(i)), i) for i in range(1, n)]
@@ -157,7 +159,9 @@ def _newcomer() -> tuple[list[list[float]], list[float], int]:
 def _rows(rng: np.random.Generator) -> Inputs:
     for whole in (1, 2, 3, 5, int(rng.integers(4, 12))):
         h = float(rng.uniform(0.2, 3))
-        yield (whole + float(rng.uniform(0.1, 0.9))) * h, h
+        # One below and one above a half at the least, for whoever rounds to the nearest.
+        low, high = {1: (0.1, 0.4), 2: (0.6, 0.9)}.get(whole, (0.1, 0.9))
+        yield (whole + float(rng.uniform(low, high))) * h, h
 
 
 EXERCISES = (
