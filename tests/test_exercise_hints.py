@@ -210,6 +210,12 @@ def other_root(ab_t, bb_t, ab_u, bb_u, sigma):
     return kappa, ab_u - ab_t * kappa
 
 
+def leave_one_out_without_p(p, f, z):
+    """The sum of f − b over the samples is 0, so that p drops out."""
+    others = (f[z].sum() - f[z]) / (len(z) - 1)
+    return ((f[z] - others)[:, None] * np.eye(len(p))[z]).mean(0)
+
+
 def growing_keys(phi_q, phi_k, v, gamma, chunk_size):
     """The decay moved into queries and keys, chunk by chunk."""
     state, rows = 0, []
@@ -222,8 +228,7 @@ def growing_keys(phi_q, phi_k, v, gamma, chunk_size):
 
 
 RIGHT = [
-    ("generative/gumbel_softmax", 1, lambda u, m, s: m - s * np.log(-np.log(1 - u))),
-    ("generative/gumbel_softmax", 1, lambda u, m, s: m - s * np.log(-np.log(u))),
+    ("generative/gumbel_softmax", 3, leave_one_out_without_p),
     ("diffusion/ddim", 1, other_root),
     ("diffusion/ddim", 5, heun_in_t),
     ("diffusion/skip_tuning", 1, lambda n, bottom: torch.linspace(1, bottom, n)),

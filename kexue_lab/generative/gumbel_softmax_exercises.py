@@ -15,41 +15,24 @@ from kexue_lab.generative.gumbel_softmax import (
     binary_relaxation_moments,
     gumbel_softmax,
     optimal_baseline,
+    score_function_variance,
 )
 
 Inputs = Iterator[tuple[Any, ...]]
 Array = NDArray[np.float64]
+_TIMES = 2
+"""How many times the variance without a baseline is asked for."""
+_LEAST = 0.01
+"""The least probability of a door."""
 
 
-def _uniforms(rng: np.random.Generator) -> Inputs:
-    yield np.array([0.3]), 1.0, 2.0
-    for size in (4, (2, 3)):
-        m, s = float(rng.normal(0, 2)), float(rng.uniform(0.3, 0.8) + rng.integers(0, 2))
-        yield rng.uniform(0.001, 0.999, size), m, s
+# --- the winner under noise of another size
 
 
 def _scaled_noise(rng: np.random.Generator) -> Inputs:
     yield np.array([1.0, 0.0]), 2.0
     for size in (2, 3, 5):
         yield rng.normal(0, 1.5, size), float(rng.uniform(0.3, 0.8) + rng.integers(0, 2))
-
-
-def _tables(rng: np.random.Generator) -> Inputs:
-    yield np.array([0.2, 0.3, 0.5]), np.array([1.0, 0.0, -0.5])
-    for size in (3, 4, 6):
-        yield rng.dirichlet(np.ones(size)), 3 * rng.standard_normal(size)
-
-
-def _quadratics(rng: np.random.Generator) -> Inputs:
-    for size in (2, 3, 5):
-        theta, noise, f, c = (torch.tensor(rng.standard_normal(size)) for _ in range(4))
-        yield theta, noise, float(rng.uniform(0.3, 0.9)), f, c
-
-
-def _logit_differences(rng: np.random.Generator) -> Inputs:
-    yield (1.0,)
-    yield from ((v,) for v in (0.0, 1e-6, -1e-4, 300.0, -800.0, 800.0))
-    yield from ((float(v),) for v in (-1) ** rng.integers(0, 2, 4) * rng.uniform(0.3, 4, 4))
 
 
 def _wins_with_scaled_noise(theta: Array, s: float) -> float:
@@ -67,12 +50,56 @@ def _pairwise_wins(theta: Array, s: float) -> float:
     return float(np.prod(1 / (1 + np.exp((theta[1:] - theta[0]) / s))))
 
 
-def _best_baseline(p: Array, f: Array) -> float:
-    return float(optimal_baseline(torch.tensor(p).log(), torch.tensor(f)))
+# --- two winners
 
 
-def _lengths(p: Array) -> Array:
-    return np.array(1 - 2 * p + p @ p)
+def _probabilities(rng: np.random.Generator) -> Inputs:
+    yield (np.array([0.5, 0.2, 0.3]),)
+    for size in (3, 4, 6):
+        yield (rng.dirichlet(3 * np.ones(size)),)
+
+
+def _both_win(p: Array) -> float:
+    return float(p[0] * p[1] / (1 - p[0]) + p[1] * p[0] / (1 - p[1]))
+
+
+# --- leave-one-out
+
+
+def _opened(rng: np.random.Generator) -> Inputs:
+    yield np.array([0.5, 0.3, 0.2]), np.array([0.0, 3.0, 6.0]), np.array([1, 0, 2])
+    for size, count in ((3, 2), (4, 5), (5, 4)):
+        z = rng.integers(0, size, count)
+        z[:2] = 0, size - 1  # not all the same
+        yield rng.dirichlet(3 * np.ones(size)), 3 * rng.standard_normal(size), z
+
+
+def _leave_one_out(
+    p: Array, f: Array, z: NDArray[np.int64], *, own: bool = False, drawn: bool = False
+) -> Array:
+    value = f[z]
+    if own:
+        baseline = value.mean()
+    else:
+        baseline = (value.sum() - value) / (len(z) - 1)
+    steps = np.eye(len(p))[z] - (p[z][:, None] if drawn else p)
+    gradient: Array = ((value - baseline)[:, None] * steps).mean(0)
+    return gradient
+
+
+def _exact_mean(p: Array, f: Array, z: NDArray[np.int64]) -> Array:
+    value = f[z]
+    gradient: Array = ((value - p @ f)[:, None] * (np.eye(len(p))[z] - p)).mean(0)
+    return gradient
+
+
+# --- straight-through
+
+
+def _quadratics(rng: np.random.Generator) -> Inputs:
+    for size in (2, 3, 5):
+        theta, noise, f, c = (torch.tensor(rng.standard_normal(size)) for _ in range(4))
+        yield theta, noise, float(rng.uniform(0.3, 0.9)), f, c
 
 
 def _quadratic_gradient(
@@ -98,6 +125,15 @@ def _hard_jacobian(
     return y * (slope - y @ slope) / tau
 
 
+# --- the mean square of a relaxed bit
+
+
+def _logit_differences(rng: np.random.Generator) -> Inputs:
+    yield (1.0,)
+    yield from ((v,) for v in (0.0, 1e-6, -1e-4, 300.0, -800.0, 800.0))
+    yield from ((float(v),) for v in (-1) ** rng.integers(0, 2, 4) * rng.uniform(0.3, 4, 4))
+
+
 def _second_moment(logit: float) -> float:
     moments = binary_relaxation_moments(logit, 1.0)
     return moments.mean - moments.slope
@@ -113,41 +149,33 @@ def _as_it_stands(logit: float) -> float:
         return float(mean - a * (2 - 2 * a + (a + 1) * logit) / (a - 1) ** 3)
 
 
+# --- a baseline worse than none
+
+
+def _judge_baseline(got: Any) -> str | None:
+    p, f = (np.asarray(part, dtype=float) for part in got)
+    if p.ndim != 1 or p.shape != f.shape or len(p) < 2:
+        return "return two rows of equal length: at least two probabilities, and as many values"
+    if p.min() < _LEAST or abs(p.sum() - 1) > 1e-9:
+        return f"probabilities are at least {_LEAST} here, and sum to 1, got {p.tolist()}"
+    largest = abs(f).max()
+    if largest == 0:
+        return "all values are 0, and so are all gradients"
+    logits, values = torch.tensor(p).log(), torch.tensor(f / largest)
+    mean, none = (
+        float(score_function_variance(logits, values, b)) for b in (float(p @ f / largest), 0.0)
+    )
+    if mean > _TIMES * none:
+        return None
+    ratio = mean / none if none > 0 else math.inf
+    best = float(optimal_baseline(logits, values)) * largest
+    return (
+        f"the variance with b = J = {p @ f:.3g} is {ratio:.3g} times that with b = 0; more than "
+        f"{_TIMES} is asked for (b* = {best:.3g})"
+    )
+
+
 EXERCISES = (
-    Exercise(
-        "Gumbel noise with a location and a scale",
-        solution=lambda u, m, s: m - s * np.log(-np.log(u)),
-        inputs=_uniforms,
-        forms=(lambda u, m, s: m - s * np.log(-np.log1p(-u)),),
-        mistakes=(
-            Mistake(
-                "the outer sign",
-                lambda u, m, s: m + s * np.log(-np.log(u)),
-                "this is m - sG: its long tail points down. Solve u = exp(-exp(-(x - m)/s)) for x.",
-            ),
-            Mistake(
-                "exponential noise",
-                lambda u, m, s: m - s * np.log(u),
-                "this is m + sE with an exponential variable E; Gumbel noise is -log E.",
-            ),
-            Mistake(
-                "divided by the scale",
-                lambda u, m, s: m - np.log(-np.log(u)) / s,
-                "a large scale must make the noise large: it divides x - m inside the law.",
-            ),
-            Mistake(
-                "the location is scaled, too",
-                lambda u, m, s: s * (m - np.log(-np.log(u))),
-                "scale the standard noise first, then shift it by m.",
-            ),
-            Mistake(
-                "the location taken for the mean",
-                lambda u, m, s: m - s * (np.log(-np.log(u)) + np.euler_gamma),
-                "this noise has the mean m; in the law, m is the location, and the mean is "
-                "m + 0.577 s.",
-            ),
-        ),
-    ),
     Exercise(
         "the winner under noise of another size",
         solution=_wins_with_scaled_noise,
@@ -178,31 +206,69 @@ EXERCISES = (
         rtol=1e-7,
     ),
     Exercise(
-        "the best baseline",
-        solution=_best_baseline,
-        inputs=_tables,
+        "two winners",
+        solution=_both_win,
+        inputs=_probabilities,
         mistakes=(
             Mistake(
-                "the mean of f",
-                lambda p, f: float(p @ f),
-                "this is J. Set the derivative of Σ p (f - b)² ‖e - p‖² by b to zero: the "
-                "squared lengths stay in as weights.",
+                "one order only",
+                lambda p: float(p[0] * p[1] / (1 - p[0])),
+                "this is door 1 first and door 2 second; the other order counts, too.",
+                variants=(lambda p: float(p[0] * p[1] / (1 - p[1])),),
             ),
             Mistake(
-                "lengths not squared",
-                lambda p, f: float(p * np.sqrt(_lengths(p)) @ f / (p @ np.sqrt(_lengths(p)))),
-                "the weights are squared lengths ‖e_z - p‖².",
+                "drawn with replacement",
+                lambda p: float(2 * p[0] * p[1]),
+                "this draws twice from all doors, and may draw the same one; a clock that has "
+                "rung is out of the race.",
             ),
             Mistake(
-                "weights without p",
-                lambda p, f: float(_lengths(p) @ f / _lengths(p).sum()),
-                "the samples come with probability p_z; it belongs into the weights.",
+                "without the second race's new sum",
+                lambda p: float(p[0] * p[1]),
+                "after the first ring the others race on, with probabilities that sum to 1 "
+                "again.",
             ),
             Mistake(
-                "the plain mean of f",
-                lambda p, f: float(np.mean(f)),
-                "the samples come with probability p_z, and the squared lengths ‖e_z - p‖² weigh"
-                " them as well.",
+                "either of them first",
+                lambda p: float(p[0] + p[1]),
+                "this is the probability that the first ring is one of the two.",
+            ),
+        ),
+    ),
+    Exercise(
+        "leave-one-out, mended",
+        solution=_leave_one_out,
+        inputs=_opened,
+        mistakes=(
+            Mistake(
+                "its own value in the baseline",
+                lambda p, f, z: _leave_one_out(p, f, z, own=True),
+                "a baseline that holds the sample's own value depends on the sample: the mean "
+                "shrinks by the factor (N - 1)/N. Leave that value out.",
+            ),
+            Mistake(
+                "the drawn door's probability in every place",
+                lambda p, f, z: _leave_one_out(p, f, z, drawn=True),
+                "the gradient of log p_z is e_z - p: in the place of door k stands p_k, not p_z.",
+            ),
+            Mistake(
+                "as it stands",
+                lambda p, f, z: _leave_one_out(p, f, z, own=True, drawn=True),
+                "look at the baseline (which values may it hold?) and at the steps (what is the "
+                "gradient of log p_z?).",
+            ),
+            Mistake(
+                "the sum of the others, not their mean",
+                lambda p, f, z: (
+                    (f[z] - (f[z].sum() - f[z]))[:, None] * (np.eye(len(p))[z] - p)
+                ).mean(0),
+                "the baseline is the mean of the others: divide by N - 1.",
+            ),
+            Mistake(
+                "the exact mean as the baseline",
+                _exact_mean,
+                "this is unbiased, too, but needs the values of all doors; the exercise asks "
+                "for the mean over the other samples.",
             ),
         ),
     ),
@@ -238,7 +304,7 @@ EXERCISES = (
             Mistake(
                 "a hard bit",
                 lambda x: 1 / (1 + math.exp(-x)),
-                "this is σ(l), the mean of a hard bit, for which y² = y; use y² = y - y(1 - y).",
+                "this is F(l), the mean of a hard bit, for which y² = y; use y² = y - y(1 - y).",
             ),
             Mistake(
                 "the mean",
@@ -258,5 +324,37 @@ EXERCISES = (
             ),
         ),
         rtol=1e-8,
+    ),
+    Exercise(
+        "a baseline worse than none",
+        solution=lambda: ([0.9, 0.1], [1.0, 0.0]),
+        judge=_judge_baseline,
+        mistakes=(
+            Mistake(
+                "the three doors",
+                lambda: ([1 / 2, 1 / 3, 1 / 6], [0.0, 3.0, 6.0]),
+                "here J lies between 0 and b*. By (3) you need b* near 0, and J far from it.",
+            ),
+            Mistake(
+                "equal probabilities",
+                lambda: ([0.5, 0.5], [1.0, 0.0]),
+                "with equal probabilities all weights w are equal, and b* = J.",
+            ),
+            Mistake(
+                "all values alike",
+                lambda: ([0.9, 0.1], [1.0, 1.0]),
+                "if f is the same behind every door, b = J leaves no variance at all.",
+            ),
+            Mistake(
+                "the rare door has the prize",
+                lambda: ([0.9, 0.1], [0.0, 1.0]),
+                "a rare door counts for more in b*: here b* = 0.9 and J = 0.1. Turn it around.",
+            ),
+            Mistake(
+                "two doors, not unequal enough",
+                lambda: ([0.6, 0.4], [1.0, 0.0]),
+                "the right direction: make the likely door likelier.",
+            ),
+        ),
     ),
 )
