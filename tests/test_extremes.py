@@ -37,7 +37,9 @@ from kexue_lab.diffusion import (
 )
 from kexue_lab.diffusion.mixtures import GaussianMixture
 from kexue_lab.diffusion.schedules import NoiseSchedule
+from kexue_lab.generative import adversarial as adv
 from kexue_lab.generative import finite_scalar_quantization as fsq
+from kexue_lab.generative import gan_reading_list as gan
 from kexue_lab.generative import gumbel_softmax as gs
 from kexue_lab.generative import vae_geometry as vae
 from kexue_lab.losses import accuracy as acc
@@ -99,6 +101,15 @@ def mixture(i):
         torch.full((k,), 0.5, dtype=torch.float64),
     )
     return pair, i.tensor(i.n, i.d), i.draw(shares), 0.5
+
+
+either_loss = st.sampled_from(["logistic", "wasserstein"])
+
+
+def slope_penalty(x, w):
+    """Of a linear critic."""
+    points = x.clone().requires_grad_()
+    return adv.r1_penalty((points * w).sum(-1), points).detach()
 
 
 def seeded(i):
@@ -592,6 +603,42 @@ TABLE = {
         lambda i: wm.prepare_texts([i.tensor(i.n, i.d)], kind="wrd").centroids,
         anything,
     ),
+    adv.critic_loss: (
+        lambda i: adv.critic_loss(i.tensor(i.n), i.tensor(i.m), i.draw(either_loss)),
+        anything,
+    ),
+    adv.generator_loss: (
+        lambda i: adv.generator_loss(i.tensor(i.n), i.draw(either_loss)),
+        anything,
+    ),
+    adv.r1_penalty: (lambda i: slope_penalty(i.tensor(i.n, i.d), i.tensor(i.d)), non_negative),
+    adv.power_step: (
+        lambda i: adv.power_step(i.tensor(i.n, i.d), i.tensor(i.n))[0].abs(),
+        non_negative,
+    ),
+    adv.gaussian_ring: (
+        lambda i: adv.gaussian_ring(i.n, seeded(i), radius=i.number(), sd=i.number()),
+        anything,
+    ),
+    adv.mode_statistics: (
+        lambda i: tuple(
+            adv.mode_statistics(i.tensor(i.n, 2), radius=i.number(), within=i.number())
+        ),
+        non_negative,
+    ),
+    adv.energy_distance: (
+        lambda i: adv.energy_distance(i.tensor(i.n + 1, i.d), i.tensor(i.m + 1, i.d)),
+        anything,
+    ),
+    gan.wgan_gp_cycle: (lambda i: gan.wgan_gp_cycle(i.number(), i.number()), non_negative),
+    gan.spectral_norm: (
+        lambda i: gan.spectral_norm(i.tensor(i.n, 2, 2), i.tensor(i.n))[0].abs(),
+        non_negative,
+    ),
+    gan.conv_operator_norm: (
+        lambda i: gan.conv_operator_norm(i.tensor(2, 2, 2, 2), i.n + 1),
+        non_negative,
+    ),
     vae.gaussian_kl: (
         lambda i: vae.gaussian_kl(i.tensor(i.n, i.d), i.tensor(i.n, i.d), reduction="mean"),
         non_negative,
@@ -709,7 +756,7 @@ OF_FUNCTIONS = frozenset(
     as_text check_alike checked_norms
     reply fact_model train_fact_model
     gap_logits hidden_states tune_prompt encode review_corpus pretraining_corpus
-    counting_rule_accuracy train_reader stored_reader mlp
+    counting_rule_accuracy train_reader stored_reader mlp train_gans
     """.split()  # noqa: SIM905
 )
 
