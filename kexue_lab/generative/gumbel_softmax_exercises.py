@@ -225,8 +225,7 @@ EXERCISES = (
             Mistake(
                 "without the second race's new sum",
                 lambda p: float(p[0] * p[1]),
-                "after the first ring the others race on, with probabilities that sum to 1 "
-                "again.",
+                "after the first ring the others race on, with probabilities that sum to 1 again.",
             ),
             Mistake(
                 "either of them first",
