@@ -43,6 +43,8 @@ from kexue_lab.generative import gan_reading_list as gan
 from kexue_lab.generative import gumbel_softmax as gs
 from kexue_lab.generative import vae_geometry as vae
 from kexue_lab.losses import accuracy as acc
+from kexue_lab.losses import cosent
+from kexue_lab.losses import data as losses_data
 from kexue_lab.mathematics import cross_counting as cc
 from kexue_lab.mathematics import em, linear_ode
 from kexue_lab.mathematics import random_sector as rs
@@ -126,6 +128,11 @@ def gmm(i):
 def batch(i):
     logits = i.tensor(i.n, i.d + 1)
     return logits, torch.randint(i.d + 1, (i.n,), generator=seeded(i))
+
+
+def ranked(i):
+    scores = i.tensor(i.n)
+    return scores, torch.randint(3, (i.n,), generator=seeded(i))
 
 
 def problem(i):
@@ -423,6 +430,33 @@ TABLE = {
     ),
     acc.exact_loss: (lambda i: acc.exact_loss(*batch(i), i.number(), n_nodes=16), probability),
     acc.soft_accuracy_loss: (lambda i: acc.soft_accuracy_loss(*batch(i), i.number()), probability),
+    cosent.cosent_loss: (lambda i: cosent.cosent_loss(*ranked(i), i.number()), non_negative),
+    cosent.cosent_loss_sorted: (
+        lambda i: cosent.cosent_loss_sorted(*ranked(i), i.number()),
+        non_negative,
+    ),
+    cosent.ranknet_loss: (
+        lambda i: cosent.ranknet_loss(
+            *ranked(i), reduction=i.draw(st.sampled_from(["mean", "sum"]))
+        ),
+        non_negative,
+    ),
+    cosent.pair_weights: (lambda i: cosent.pair_weights(*ranked(i), i.number()), probability),
+    cosent.best_threshold: (
+        lambda i: cosent.best_threshold(i.tensor(i.n), batch(i)[1] > 0).accuracy,
+        probability,
+    ),
+    cosent.half_log_ratio: (
+        lambda i: cosent.half_log_ratio(i.law(i.n), i.law(i.n)),
+        anything,
+    ),
+    losses_data.pair_features: (
+        lambda i: losses_data.pair_features(
+            i.tensor(i.n, i.d, kinds=("plain", "tiny", "zeros")),
+            i.tensor(i.n, i.d, kinds=("plain", "tiny", "zeros")),
+        ),
+        anything,
+    ),
     acc.three_point_objective: (
         lambda i: acc.three_point_objective(i.draw(numbers), "gaussian", i.number()),
         probability,
@@ -753,7 +787,7 @@ OF_FUNCTIONS = frozenset(
     score_function_gradient mask_sampler_distribution edit_sampler_distribution
     noise_interpolation same_halfspace_probability separable_through_origin perceptron_separates
     power_function_l0 nearest_texts estimate_count greedy sample decode beam_search
-    as_text check_alike checked_norms
+    digit_pairs as_text check_alike checked_norms
     reply fact_model train_fact_model
     gap_logits hidden_states tune_prompt encode review_corpus pretraining_corpus
     counting_rule_accuracy train_reader stored_reader mlp train_gans

@@ -1,4 +1,6 @@
 """Loss functions: what they optimise, and what that does to a classifier.
 
 - `accuracy`: accuracy as a differentiable objective
+- `cosent`: a ranking loss that sees only the order of the labels
+- `data`: pairs of digits
 """
