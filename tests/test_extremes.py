@@ -41,6 +41,7 @@ from kexue_lab.generative import adversarial as adv
 from kexue_lab.generative import finite_scalar_quantization as fsq
 from kexue_lab.generative import gan_reading_list as gan
 from kexue_lab.generative import gumbel_softmax as gs
+from kexue_lab.generative import info_max as im
 from kexue_lab.generative import vae_geometry as vae
 from kexue_lab.losses import accuracy as acc
 from kexue_lab.losses import cosent
@@ -71,6 +72,7 @@ SERIES = (
     "optimization",
     "text",
 )
+DIVERGENCES = ("kl", "reverse_kl", "chi2", "hellinger2", "gan")
 SINGLE = (torch.float32, torch.float64)
 
 
@@ -712,6 +714,30 @@ TABLE = {
             ).rate
         ),
         anything,
+    ),
+    im.mi_bound: (
+        lambda i: im.mi_bound(
+            i.tensor(i.n + 1, i.n + 1),
+            i.draw(st.sampled_from(["infonce", "nwj", "dv", "jsd"])),
+        ),
+        anything,
+    ),
+    im.f_generator: (
+        lambda i: im.f_generator(i.draw(st.sampled_from(DIVERGENCES)), i.positive(i.n)),
+        anything,
+    ),
+    im.f_conjugate: (
+        lambda i: im.f_conjugate(i.draw(st.sampled_from(DIVERGENCES)), -i.positive(i.n)),
+        anything,
+    ),
+    im.retrieval_precision: (
+        lambda i: im.retrieval_precision(
+            i.tensor(i.n + 1, i.d),
+            torch.arange(i.n + 1) % 2,
+            1,
+            i.draw(st.sampled_from(["cosine", "euclidean"])),
+        ),
+        probability,
     ),
     dialogue.dialogue_loss: (
         lambda i: dialogue.dialogue_loss(
