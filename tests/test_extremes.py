@@ -41,6 +41,7 @@ from kexue_lab.generative import adversarial as adv
 from kexue_lab.generative import finite_scalar_quantization as fsq
 from kexue_lab.generative import gan_reading_list as gan
 from kexue_lab.generative import gumbel_softmax as gs
+from kexue_lab.generative import idempotent_network as ign
 from kexue_lab.generative import info_max as im
 from kexue_lab.generative import vae_geometry as vae
 from kexue_lab.losses import accuracy as acc
@@ -114,6 +115,14 @@ def slope_penalty(x, w):
     """Of a linear critic."""
     points = x.clone().requires_grad_()
     return adv.r1_penalty((points * w).sum(-1), points).detach()
+
+
+def linear_flow(i):
+    W, C, S = i.tensor(i.d, i.d), i.tensor(i.d, i.d), i.tensor(i.d, i.d)
+    try:
+        return ign.linear_ign_flow(W, C, S, n_steps=5)
+    except FloatingPointError as error:
+        raise ValueError(str(error)) from error
 
 
 def seeded(i):
@@ -666,6 +675,19 @@ TABLE = {
         lambda i: adv.energy_distance(i.tensor(i.n + 1, i.d), i.tensor(i.m + 1, i.d)),
         anything,
     ),
+    ign.linear_ign_gradient: (
+        lambda i: ign.linear_ign_gradient(*(i.tensor(i.d, i.d) for _ in range(3))),
+        anything,
+    ),
+    ign.linear_ign_flow: (linear_flow, anything),
+    ign.scalar_fixed_points: (
+        lambda i: ign.scalar_fixed_points(i.number(), i.number(), [i.number() for _ in range(3)]),
+        anything,
+    ),
+    ign.idempotence_error: (
+        lambda i: ign.idempotence_error(lambda y: y / 2, i.tensor(i.n, i.d)),
+        non_negative,
+    ),
     gan.wgan_gp_cycle: (lambda i: gan.wgan_gp_cycle(i.number(), i.number()), non_negative),
     gan.spectral_norm: (
         lambda i: gan.spectral_norm(i.tensor(i.n, 2, 2), i.tensor(i.n))[0].abs(),
@@ -817,6 +839,7 @@ OF_FUNCTIONS = frozenset(
     reply fact_model train_fact_model
     gap_logits hidden_states tune_prompt encode review_corpus pretraining_corpus
     counting_rule_accuracy train_reader stored_reader mlp train_gans
+    single_loss_gan ign_losses ign_loss train_igns check_weights
     """.split()  # noqa: SIM905
 )
 

@@ -387,10 +387,10 @@ class _Game:
         draws: torch.Generator,
     ) -> None:
         self.loss, self.draws = loss, draws
-        self.G, self.D = _Stack(g_net, len(recipes)), _Stack(d_net, len(recipes))
+        self.G, self.D = Copies(g_net, len(recipes)), Copies(d_net, len(recipes))
         self.divide = _Spectral(self.D, recipes, draws)
-        self.g_step = _Steps(self.G.parameters, recipes)
-        self.d_step = _Steps(self.D.parameters, recipes)
+        self.g_step = Steps(self.G.parameters, recipes)
+        self.d_step = Steps(self.D.parameters, recipes)
         self.alternating = _column([recipe.alternating for recipe in recipes])
         self.penalised = [i for i, recipe in enumerate(recipes) if recipe.r1 > 0]
         self.gamma = torch.tensor([recipes[i].r1 for i in self.penalised])
@@ -418,8 +418,13 @@ class _Game:
         self.g_step(torch.autograd.grad(answer, self.G.parameters))
 
 
-class _Stack:
-    """Copies of one `mlp` as products of stacked matrices: W (K, in, out), b (K, 1, out)."""
+class Copies:
+    """Copies of one `mlp` as products of stacked matrices: W (K, in, out), b (K, 1, out).
+
+    Args:
+        net: an `mlp`.
+        copies: their number K.
+    """
 
     def __init__(self, net: nn.Sequential, copies: int) -> None:
         self.linear = [isinstance(layer, nn.Linear) for layer in net]
@@ -446,6 +451,7 @@ class _Stack:
         return y.squeeze(-1)
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Values with the own parameters."""
         return self.of(x, self.parameters)
 
     def split(self, net: nn.Sequential, parameters: Sequence[Tensor]) -> list[nn.Sequential]:
@@ -465,7 +471,7 @@ class _Stack:
 class _Spectral:
     """Divides the matrices of some copies by their spectral norm; keeps the vectors u."""
 
-    def __init__(self, net: _Stack, recipes: Sequence[Recipe], g: torch.Generator) -> None:
+    def __init__(self, net: Copies, recipes: Sequence[Recipe], g: torch.Generator) -> None:
         self.rows = [i for i, recipe in enumerate(recipes) if recipe.spectral]
         self.u = {
             i: torch.randn(len(self.rows), p.shape[1], generator=g)
@@ -489,8 +495,13 @@ class _Spectral:
         return divided
 
 
-class _Steps:
-    """Adam or plain steps, with a rate and a β₁ for each copy."""
+class Steps:
+    """Adam or plain steps, with a rate and a β₁ for each copy.
+
+    Args:
+        parameters: of `Copies`.
+        recipes: one for each copy.
+    """
 
     def __init__(self, parameters: Sequence[Tensor], recipes: Sequence[Recipe]) -> None:
         self.parameters = list(parameters)
@@ -503,6 +514,7 @@ class _Steps:
 
     @torch.no_grad()
     def __call__(self, slopes: Iterable[Tensor]) -> None:
+        """Move the parameters by one step against their slopes."""
         self.done += 1
         to_mean = self.rate / (1 - self.beta1**self.done)
         for p, slope, m, v in zip(self.parameters, slopes, self.first, self.second, strict=True):
@@ -512,7 +524,7 @@ class _Steps:
             p.sub_(to_mean * m / torch.where(self.plain, 1, size))
 
 
-def _mean_square_slope(D: _Stack, weights: Sequence[Tensor], x: Tensor, rows: list[int]) -> Tensor:
+def _mean_square_slope(D: Copies, weights: Sequence[Tensor], x: Tensor, rows: list[int]) -> Tensor:
     """E|∇D(x)|² of some copies, (len(rows),)."""
     points = x.expand(len(rows), *x.shape).clone().requires_grad_()
     return r1_penalty(D.of(points, weights, rows), points)
