@@ -78,10 +78,7 @@ def _leave_one_out(
     p: Array, f: Array, z: NDArray[np.int64], *, own: bool = False, drawn: bool = False
 ) -> Array:
     value = f[z]
-    if own:
-        baseline = value.mean()
-    else:
-        baseline = (value.sum() - value) / (len(z) - 1)
+    baseline = value.mean() if own else (value.sum() - value) / (len(z) - 1)
     steps = np.eye(len(p))[z] - (p[z][:, None] if drawn else p)
     gradient: Array = ((value - baseline)[:, None] * steps).mean(0)
     return gradient

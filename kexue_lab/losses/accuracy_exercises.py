@@ -210,7 +210,7 @@ EXERCISES = (
             Mistake(
                 "the label against itself",
                 lambda mu, y: _label_wins(mu, y, with_own=True),
-                "the product runs over j ≠ y; the label's lead over itself, 0, gives a factor Φ(t).",
+                "the product runs over j ≠ y; the label's lead over itself is 0 and gives Φ(t).",
             ),
             Mistake(
                 "the rivals' leads",
