@@ -89,7 +89,7 @@ def ign_losses(model: nn.Module, x: Tensor, z: Tensor) -> dict[str, Tensor]:
         >>> double = nn.Linear(1, 1, bias=False)
         >>> _ = nn.init.constant_(double.weight, 2.0)
         >>> found = ign_losses(double, torch.tensor([[3.0]]), torch.tensor([[1.0]]))
-        >>> {name: float(value) for name, value in found.items()}
+        >>> {name: value.item() for name, value in found.items()}
         {'rec': 9.0, 'idem': 4.0, 'tight': -4.0}
     """
     check_floating(x=x, z=z)
@@ -222,8 +222,9 @@ def linear_ign_flow(
 
     Example:
         >>> one = torch.ones(1, 1)
-        >>> linear_ign_flow(0.9 * one, 0 * one, one, n_steps=2000)[-1]  # no data here: W goes to 0
-        tensor([[2.1450e-35]])
+        >>> end = linear_ign_flow(0.9 * one, 0 * one, one, n_steps=2000)[-1]
+        >>> float(end) < 1e-9  # no data here: W goes to 0
+        True
     """
     _check_matrices(W0, C, S)
     check_weights(weights)
