@@ -299,7 +299,7 @@ EXERCISES = (
             Mistake(
                 "the plane across k",
                 lambda C, k: np.eye(3) - np.outer(k, k) / (k @ k),
-                "this forgets k, but moves data: W x = x must hold in the data's plane.",
+                "this does send k to 0, but it moves data: W x = x must hold in the data's plane.",
             ),
             Mistake(
                 "transposed",
