@@ -320,8 +320,8 @@ def train_gans(
 ) -> Trained:
     """Train a generator and a critic for each recipe, all side by side on the same draws.
 
-    The networks are `mlp`s. Each recipe starts from the same weights and sees the same data and
-    noise, so that recipes can be compared pair by pair; the pairs do not touch each other.
+    The networks are made by `mlp`. Each recipe starts from the same weights and sees the same data
+    and noise, so that recipes can be compared pair by pair; the pairs do not touch each other.
 
     Args:
         recipes: one for each pair of networks.

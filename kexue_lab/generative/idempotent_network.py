@@ -320,7 +320,7 @@ def train_igns(
 ) -> list[nn.Sequential]:
     """Train one network for each recipe, all side by side from the same weights on the same draws.
 
-    Adam with β = (0.5, 0.999); the networks are `mlp`s, the noise is standard normal.
+    Adam with β = (0.5, 0.999); the networks are made by `mlp`, the noise is standard normal.
 
     Args:
         recipes: one for each network.
