@@ -1,4 +1,7 @@
-"""The one training loop: several seeds at once, a progress bar, and a stop at the first nan."""
+"""The one training loop: several seeds at once, a progress bar, and a stop at the first nan.
+
+A notebook that writes its own loop over stacked networks takes `StackedAdam`.
+"""
 
 import math
 import os
@@ -147,6 +150,86 @@ def fit(
         torch.stack(monitored) if monitored else torch.empty(0, len(models)),
         monitored_steps,
     )
+
+
+class StackedAdam:
+    """Adam for stacked networks, with a rate and decays for each of them.
+
+    Adam works entry by entry, so that each network goes the way it would go alone: one loop
+    compares losses at several rates.
+
+    Args:
+        parameters: tensors (n, …), one network per entry of the first axis; moved in place.
+        rate: one for all networks, or one for each, (n,).
+        beta1: decay of the mean of the slopes, likewise.
+        beta2: decay of the mean of their squares, likewise.
+        plain: networks which take the step against the mean of the slopes as it is, not divided
+            by their size (with beta1 = 0: gradient descent), likewise.
+
+    Raises:
+        ValueError: if there is no parameter, one has no first axis of the others' length, or a
+            rate or decay is out of range or of another length.
+
+    Example:
+        >>> w = torch.zeros(2, 3)
+        >>> StackedAdam([w], rate=[0.1, 1.0]).step([torch.ones(2, 3)])
+        >>> w[:, 0].tolist()
+        [-0.10000000149011612, -1.0]
+
+    Source: Kingma and Ba, arXiv:1412.6980, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        rate: float | Sequence[float],
+        *,
+        beta1: float | Sequence[float] = 0.9,
+        beta2: float | Sequence[float] = 0.999,
+        plain: bool | Sequence[bool] = False,
+    ) -> None:
+        self.parameters = list(parameters)
+        shapes = [tuple(p.shape) for p in self.parameters]
+        count = shapes[0][0] if shapes and shapes[0] else 0
+        if count == 0 or any(shape[:1] != (count,) for shape in shapes):
+            raise ValueError(f"parameters must have shapes (n, …) with one n >= 1, got {shapes}")
+        self.rate = _of_each("rate", rate, count, lambda v: 0 < v < math.inf)
+        self.beta1 = _of_each("beta1", beta1, count, lambda v: 0 <= v < 1)
+        self.beta2 = _of_each("beta2", beta2, count, lambda v: 0 <= v < 1)
+        self.plain = _of_each("plain", plain, count, lambda v: v in (0, 1)).to(
+            self.parameters[0].device, torch.bool
+        )
+        self.first = [torch.zeros_like(p) for p in self.parameters]
+        self.second = [torch.zeros_like(p) for p in self.parameters]
+        self.done = 0
+
+    @torch.no_grad()
+    def step(self, slopes: Iterable[Tensor], factor: float = 1.0) -> None:
+        """Move the parameters against their slopes, at `factor` times the rates."""
+        self.done += 1
+        numbers = (
+            1 - self.beta1,
+            1 - self.beta2,
+            factor * self.rate / (1 - self.beta1**self.done),
+            1 / (1 - self.beta2**self.done),
+        )
+        for p, slope, m, v in zip(self.parameters, slopes, self.first, self.second, strict=True):
+            shape = (-1,) + (1,) * (p.ndim - 1)
+            new1, new2, rate, correction = (x.to(p).view(shape) for x in numbers)
+            m.lerp_(slope, new1)
+            v.lerp_(slope.square(), new2)
+            size = torch.where(self.plain.view(shape), 1, (v * correction).sqrt_().add_(1e-8))
+            p.sub_(rate * m / size)
+
+
+def _of_each(
+    name: str, value: float | Sequence[float], count: int, allowed: Callable[[float], bool]
+) -> Tensor:
+    """`value` for each of `count` networks, (count,), float64."""
+    values = [value] * count if isinstance(value, (int, float)) else list(value)
+    if len(values) != count or not all(allowed(v) for v in values):
+        raise ValueError(f"{name} must be in range, one or {count} numbers, got {value}")
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _with_bar(steps: range, progress: bool) -> Iterable[int]:

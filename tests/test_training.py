@@ -11,7 +11,7 @@ import tqdm.notebook
 from torch import nn
 
 from kexue_lab import training
-from kexue_lab.training import TrainingDiverged, fit, generator, pick_device
+from kexue_lab.training import StackedAdam, TrainingDiverged, fit, generator, pick_device
 
 SEEDS = (3, 0, 7)
 
@@ -332,3 +332,65 @@ def test_the_progress_bar_of_a_notebook(disable, shown, monkeypatch):
         monkeypatch.setenv("TQDM_DISABLE", disable)
     train(progress=True)
     assert len(displayed) == shown
+
+
+RATES, BETA1, BETA2 = (0.1, 0.02, 0.3), (0.9, 0.5, 0.0), (0.999, 0.95, 0.9)
+
+
+def rosenbrock(w, b):
+    return (1 - w).square().sum() + 10 * (b - w.square()).square().sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_stacked_adam_is_adam_for_each_network(dtype):
+    start = [
+        torch.randn(3, *shape, dtype=dtype, generator=generator(0)) for shape in ((2, 4), (1,))
+    ]
+    stacked = [p.clone().requires_grad_() for p in start]
+    adam = StackedAdam(stacked, RATES, beta1=BETA1, beta2=BETA2)
+    alone = [[p[i].clone().requires_grad_() for p in start] for i in range(3)]
+    each = [
+        torch.optim.Adam(ps, rate, (b1, b2))
+        for ps, rate, b1, b2 in zip(alone, RATES, BETA1, BETA2, strict=True)
+    ]
+    for step in range(20):
+        factor = 1.0 if step < 10 else 0.5
+        loss = sum(rosenbrock(w, b) for w, b in zip(*stacked, strict=True))
+        adam.step(torch.autograd.grad(loss, stacked), factor)
+        for optimizer, (w, b), rate in zip(each, alone, RATES, strict=True):
+            optimizer.param_groups[0]["lr"] = factor * rate
+            optimizer.zero_grad()
+            rosenbrock(w, b).backward()
+            optimizer.step()
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-12
+    for i, own in enumerate(alone):
+        for p, q in zip(stacked, own, strict=True):
+            torch.testing.assert_close(p[i], q, rtol=tolerance, atol=tolerance)
+
+
+def test_stacked_adam_without_division_is_momentum_and_gradient_descent():
+    w = torch.zeros(2, 1)
+    steps = StackedAdam([w], 0.1, beta1=[0.0, 0.5], plain=[True, True])
+    for slope in (1.0, 4.0):
+        steps.step([torch.full((2, 1), slope)])
+    # Means of the slopes with decay 1/2, corrected: 1, then (1/4 * 1 + 1/2 * 4) / (3/4) = 3.
+    torch.testing.assert_close(w, torch.tensor([[-0.5], [-0.4]]))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "options", "message"),
+    [
+        ([], {}, "parameters"),
+        ([torch.zeros(2, 1), torch.zeros(3, 1)], {}, "parameters"),
+        ([torch.tensor(1.0)], {}, "parameters"),
+        ([torch.zeros(2, 1)], {"rate": 0.0}, "rate"),
+        ([torch.zeros(2, 1)], {"rate": [0.1, math.nan]}, "rate"),
+        ([torch.zeros(2, 1)], {"rate": [0.1]}, "rate"),
+        ([torch.zeros(2, 1)], {"beta1": 1.0}, "beta1"),
+        ([torch.zeros(2, 1)], {"beta2": [0.9, -0.1]}, "beta2"),
+        ([torch.zeros(2, 1)], {"plain": [True]}, "plain"),
+    ],
+)
+def test_stacked_adam_refuses(parameters, options, message):
+    with pytest.raises(ValueError, match=message):
+        StackedAdam(parameters, **{"rate": 0.1, **options})

@@ -5,7 +5,7 @@ x is data, z noise, both (B, d); G(z) a fake. The critic D gives each sample one
 down. (Papers that let large mean real write −D for it.)
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Literal, NamedTuple
 
@@ -15,7 +15,7 @@ from torch.nn.functional import normalize, softplus
 
 from kexue_lab.generative.autoencoder import mlp
 from kexue_lab.precision import distances, length, narrowed, widened
-from kexue_lab.training import TrainingDiverged, generator
+from kexue_lab.training import StackedAdam, TrainingDiverged, generator
 from kexue_lab.validation import (
     check_choice,
     check_count,
@@ -389,8 +389,15 @@ class _Game:
         self.loss, self.draws = loss, draws
         self.G, self.D = Copies(g_net, len(recipes)), Copies(d_net, len(recipes))
         self.divide = _Spectral(self.D, recipes, draws)
-        self.g_step = Steps(self.G.parameters, recipes)
-        self.d_step = Steps(self.D.parameters, recipes)
+        self.g_step, self.d_step = (
+            StackedAdam(
+                net.parameters,
+                [recipe.rate for recipe in recipes],
+                beta1=[recipe.beta1 if recipe.adam else 0.0 for recipe in recipes],
+                plain=[not recipe.adam for recipe in recipes],
+            )
+            for net in (self.G, self.D)
+        )
         self.alternating = _column([recipe.alternating for recipe in recipes])
         self.penalised = [i for i, recipe in enumerate(recipes) if recipe.r1 > 0]
         self.gamma = torch.tensor([recipes[i].r1 for i in self.penalised])
@@ -408,14 +415,14 @@ class _Game:
             cost = cost + (self.gamma / 2 * slopes).sum()
         d_slopes = torch.autograd.grad(cost, self.D.parameters)
         before = [weight.detach().clone() for weight in weights]
-        self.d_step(d_slopes)
+        self.d_step.step(d_slopes)
         after = self.divide(self.D.parameters)
         weights = [
             torch.where(self.alternating, new.detach(), old)
             for new, old in zip(after, before, strict=True)
         ]
         answer = generator_loss(self.D.of(fake, weights), self.loss).sum()
-        self.g_step(torch.autograd.grad(answer, self.G.parameters))
+        self.g_step.step(torch.autograd.grad(answer, self.G.parameters))
 
 
 class Copies:
@@ -493,35 +500,6 @@ class _Spectral:
             scale = torch.ones(len(weight)).index_put((torch.tensor(self.rows),), sigma)
             divided[i] = weight / scale[:, None, None]
         return divided
-
-
-class Steps:
-    """Adam or plain steps, with a rate and a β₁ for each copy.
-
-    Args:
-        parameters: of `Copies`.
-        recipes: one for each copy.
-    """
-
-    def __init__(self, parameters: Sequence[Tensor], recipes: Sequence[Recipe]) -> None:
-        self.parameters = list(parameters)
-        self.rate = _column([recipe.rate for recipe in recipes])
-        self.beta1 = _column([recipe.beta1 if recipe.adam else 0.0 for recipe in recipes])
-        self.plain = _column([not recipe.adam for recipe in recipes])
-        self.first = [torch.zeros_like(p) for p in self.parameters]
-        self.second = [torch.zeros_like(p) for p in self.parameters]
-        self.done = 0
-
-    @torch.no_grad()
-    def __call__(self, slopes: Iterable[Tensor]) -> None:
-        """Move the parameters by one step against their slopes."""
-        self.done += 1
-        to_mean = self.rate / (1 - self.beta1**self.done)
-        for p, slope, m, v in zip(self.parameters, slopes, self.first, self.second, strict=True):
-            m.lerp_(slope, 1 - self.beta1)
-            v.lerp_(slope.square(), 1e-3)
-            size = (v / (1 - 0.999**self.done)).sqrt_().add_(1e-8)
-            p.sub_(to_mean * m / torch.where(self.plain, 1, size))
 
 
 def _mean_square_slope(D: Copies, weights: Sequence[Tensor], x: Tensor, rows: list[int]) -> Tensor:

@@ -15,15 +15,13 @@ from torch.func import functional_call
 
 from kexue_lab.generative.adversarial import (
     Copies,
-    Recipe,
     Sampler,
-    Steps,
     critic_loss,
     generator_loss,
 )
 from kexue_lab.generative.autoencoder import mlp
 from kexue_lab.precision import length, narrowed, widened
-from kexue_lab.training import TrainingDiverged, generator
+from kexue_lab.training import StackedAdam, TrainingDiverged, generator
 from kexue_lab.validation import (
     check_count,
     check_finite,
@@ -348,14 +346,14 @@ def train_igns(
         torch.manual_seed(seed)
         net = mlp(*widths)
     f = Copies(net, len(recipes))
-    move = Steps(f.parameters, [Recipe(rate=recipe.rate) for recipe in recipes])
+    move = StackedAdam(f.parameters, [recipe.rate for recipe in recipes], beta1=0.5)
     for step in range(1, steps + 1):
         x = data(batch, draws)
         z = torch.randn(batch, widths[0], generator=draws)
         loss = _side_by_side(f, recipes, x.expand(len(recipes), *x.shape[-2:]), z)
         if not bool(loss.isfinite()):
             raise TrainingDiverged(f"the loss is not finite at step {step}")
-        move(torch.autograd.grad(loss, f.parameters))
+        move.step(torch.autograd.grad(loss, f.parameters))
     if not all(bool(p.isfinite().all()) for p in f.parameters):
         raise TrainingDiverged(f"weights are not finite after step {steps}")
     return f.split(net, f.parameters)
