@@ -114,6 +114,14 @@ def _quadratic_gradient(
     return gradient
 
 
+def _diagonal_jacobian(
+    theta: torch.Tensor, noise: torch.Tensor, tau: float, f: torch.Tensor, c: torch.Tensor
+) -> torch.Tensor:
+    soft = gumbel_softmax(theta, tau, gumbels=noise)
+    hard = gumbel_softmax(theta, tau, hard=True, gumbels=noise)
+    return soft * (1 - soft) * 2 * f * (hard - c) / tau
+
+
 def _hard_jacobian(
     theta: torch.Tensor, noise: torch.Tensor, tau: float, f: torch.Tensor, c: torch.Tensor
 ) -> torch.Tensor:
@@ -286,6 +294,12 @@ EXERCISES = (
                 "the path is softmax((θ + G)/τ): a factor 1/τ is missing.",
             ),
             Mistake(
+                "a diagonal Jacobian",
+                _diagonal_jacobian,
+                "each y_k depends on every entry of theta. Adding the same number to all of them "
+                "changes nothing, so the entries of the gradient sum to 0.",
+            ),
+            Mistake(
                 "hard Jacobian",
                 _hard_jacobian,
                 "at a corner the Jacobian of softmax is zero; the path is taken at the soft y.",
@@ -306,6 +320,11 @@ EXERCISES = (
                 "the mean",
                 lambda x: binary_relaxation_moments(x, 1.0).mean,
                 "this is E y; subtract its slope, since y(1 - y) = τ ∂y/∂l.",
+            ),
+            Mistake(
+                "the slope added",
+                lambda x: 2 * binary_relaxation_moments(x, 1.0).mean - _second_moment(x),
+                "check the sign at y = 1/2: y² = 1/4, and y(1 - y) = 1/4, so y² = y - y(1 - y).",
             ),
             Mistake(
                 "the square of the mean",
