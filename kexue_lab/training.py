@@ -204,8 +204,13 @@ class StackedAdam:
         self.done = 0
 
     @torch.no_grad()
-    def step(self, slopes: Iterable[Tensor], factor: float = 1.0) -> None:
-        """Move the parameters against their slopes, at `factor` times the rates."""
+    def step(self, slopes: Iterable[Tensor], factor: float | Tensor = 1.0) -> None:
+        """Move the parameters against their slopes, at `factor` times the rates.
+
+        Args:
+            slopes: of the parameters, in their order.
+            factor: one for all networks, or one for each, (n,).
+        """
         self.done += 1
         numbers = (
             1 - self.beta1,

@@ -839,7 +839,7 @@ OF_FUNCTIONS = frozenset(
     reply fact_model train_fact_model
     gap_logits hidden_states tune_prompt encode review_corpus pretraining_corpus
     counting_rule_accuracy train_reader stored_reader mlp train_gans
-    single_loss_gan ign_losses ign_loss train_igns check_weights
+    single_loss_gan ign_losses ign_loss train_igns
     """.split()  # noqa: SIM905
 )
 

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, softplus
+from torch.nn.functional import softplus
 
 from kexue_lab.generative.autoencoder import mlp
 from kexue_lab.precision import distances, length, narrowed, widened
@@ -276,17 +276,16 @@ class Recipe(NamedTuple):
         beta1: Adam's memory of gradients; of no use for plain steps.
         adam: whether steps are Adam's (β₂ = 0.999), or plain gradient steps.
         r1: weight γ of the penalty γ/2 E|∇D(x)|² on data.
-        spectral: whether each matrix of the critic is divided by its spectral norm, by a power step
-            whenever the matrices have moved.
         alternating: the generator answers the critic after its step, not before it.
+        falling: the rate falls to 0, linearly over the second half of the steps.
     """
 
     rate: float = 1e-3
     beta1: float = 0.5
     adam: bool = True
     r1: float = 0.0
-    spectral: bool = False
     alternating: bool = False
+    falling: bool = False
 
 
 class Trained(NamedTuple):
@@ -294,7 +293,7 @@ class Trained(NamedTuple):
 
     Attributes:
         generators: networks from noise to data.
-        critics: networks from data to one value; where `spectral`, with divided matrices.
+        critics: networks from data to one value.
         samples: fakes of one fixed noise at the recorded steps, (records, recipes, n, d).
         steps: the number of steps done at each record.
     """
@@ -356,7 +355,7 @@ def train_gans(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         g_net, d_net = mlp(*generator_widths), mlp(*critic_widths)
-    game = _Game(recipes, g_net, d_net, loss, generator(seed))
+    game = _Game(recipes, g_net, d_net, loss, generator(seed), steps)
     fixed = torch.randn(record_size, generator_widths[0], generator=game.draws)
     kept, kept_at = [], []
     for step in range(1, steps + 1):
@@ -369,7 +368,7 @@ def train_gans(
     nothing = torch.empty(0, len(recipes), record_size, generator_widths[-1])
     return Trained(
         game.G.split(g_net, game.G.parameters),
-        game.D.split(d_net, game.divide(game.D.parameters)),
+        game.D.split(d_net, game.D.parameters),
         torch.stack(kept) if kept else nothing,
         kept_at,
     )
@@ -385,10 +384,10 @@ class _Game:
         d_net: nn.Sequential,
         loss: Loss,
         draws: torch.Generator,
+        steps: int,
     ) -> None:
-        self.loss, self.draws = loss, draws
+        self.loss, self.draws, self.steps = loss, draws, steps
         self.G, self.D = Copies(g_net, len(recipes)), Copies(d_net, len(recipes))
-        self.divide = _Spectral(self.D, recipes, draws)
         self.g_step, self.d_step = (
             StackedAdam(
                 net.parameters,
@@ -398,31 +397,32 @@ class _Game:
             )
             for net in (self.G, self.D)
         )
-        self.alternating = _column([recipe.alternating for recipe in recipes])
+        self.alternating = torch.tensor([[[recipe.alternating]] for recipe in recipes])
+        self.falling = torch.tensor([recipe.falling for recipe in recipes])
         self.penalised = [i for i, recipe in enumerate(recipes) if recipe.r1 > 0]
         self.gamma = torch.tensor([recipes[i].r1 for i in self.penalised])
         self.noise_size = self.G.parameters[0].shape[1]
 
     def play(self, x: Tensor, step: int) -> None:
         z = torch.randn(len(x), self.noise_size, generator=self.draws)
-        fake, weights = self.G(z), self.divide(self.D.parameters)
-        values = self.D.of(x, weights), self.D.of(fake.detach(), weights)
+        fake = self.G(z)
+        values = self.D(x), self.D(fake.detach())
         if not all(bool(value.isfinite().all()) for value in values):
             raise TrainingDiverged(f"the critic's values are not finite at step {step}")
         cost = critic_loss(*values, self.loss).sum()
         if self.penalised:
-            slopes = _mean_square_slope(self.D, weights, x, self.penalised)
+            slopes = _mean_square_slope(self.D, self.D.parameters, x, self.penalised)
             cost = cost + (self.gamma / 2 * slopes).sum()
-        d_slopes = torch.autograd.grad(cost, self.D.parameters)
-        before = [weight.detach().clone() for weight in weights]
-        self.d_step.step(d_slopes)
-        after = self.divide(self.D.parameters)
+        rest = min(1.0, 2 * (1 - (step - 1) / self.steps))
+        factor = torch.where(self.falling, rest, 1.0)
+        before = [weight.detach().clone() for weight in self.D.parameters]
+        self.d_step.step(torch.autograd.grad(cost, self.D.parameters), factor)
         weights = [
             torch.where(self.alternating, new.detach(), old)
-            for new, old in zip(after, before, strict=True)
+            for new, old in zip(self.D.parameters, before, strict=True)
         ]
         answer = generator_loss(self.D.of(fake, weights), self.loss).sum()
-        self.g_step.step(torch.autograd.grad(answer, self.G.parameters))
+        self.g_step.step(torch.autograd.grad(answer, self.G.parameters), factor)
 
 
 class Copies:
@@ -475,41 +475,10 @@ class Copies:
         return nets
 
 
-class _Spectral:
-    """Divides the matrices of some copies by their spectral norm; keeps the vectors u."""
-
-    def __init__(self, net: Copies, recipes: Sequence[Recipe], g: torch.Generator) -> None:
-        self.rows = [i for i, recipe in enumerate(recipes) if recipe.spectral]
-        self.u = {
-            i: torch.randn(len(self.rows), p.shape[1], generator=g)
-            for i, p in enumerate(net.parameters)
-            if i % 2 == 0
-        }
-
-    def __call__(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        divided = list(parameters)
-        if not self.rows:
-            return divided
-        for i, u in self.u.items():
-            weight = parameters[i]
-            W = weight[self.rows]
-            with torch.no_grad():
-                v = normalize(u[:, None] @ W, dim=-1).mT
-                self.u[i] = normalize((W @ v).squeeze(-1), dim=-1)
-            sigma = (self.u[i] * (W @ v).squeeze(-1)).sum(-1)
-            scale = torch.ones(len(weight)).index_put((torch.tensor(self.rows),), sigma)
-            divided[i] = weight / scale[:, None, None]
-        return divided
-
-
 def _mean_square_slope(D: Copies, weights: Sequence[Tensor], x: Tensor, rows: list[int]) -> Tensor:
     """E|∇D(x)|² of some copies, (len(rows),)."""
     points = x.expand(len(rows), *x.shape).clone().requires_grad_()
     return r1_penalty(D.of(points, weights, rows), points)
-
-
-def _column(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values)[:, None, None]
 
 
 def _centres(modes: int, radius: float) -> Tensor:

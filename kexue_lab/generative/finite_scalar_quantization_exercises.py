@@ -124,7 +124,9 @@ def _judge_bound(y: Any, z: Array, levels: int, std: float) -> str | None:
     if y.shape != z.shape:
         return f"the result has the shape {y.shape}, not that of z"
     steps = np.diff(y)
-    if not (np.all(steps > 0) or np.all(steps < 0)):
+    # Far out a monotone bound may stand still in floating point; a rounded one does so everywhere.
+    rising = steps if y[-1] > y[0] else -steps
+    if rising.min() < 0 or (rising > 0).mean() < 0.8:
         return "the bound is not strictly monotone: rounding shall come afterwards"
     chosen = np.round(y).astype(int)
     if chosen.min() < 0 or chosen.max() > levels - 1:
@@ -197,7 +199,7 @@ def _plain(r: float) -> float:
 
 
 def _level_numbers(rng: np.random.Generator) -> Inputs:
-    for levels in (2, 3, 4, 5, 8, 9):
+    for levels in (3, 2, 4, 5, 8, 9):
         yield (levels,)
 
 

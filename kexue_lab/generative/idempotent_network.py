@@ -130,7 +130,7 @@ def ign_loss(
 
     Source: Shocher et al., 2023, arXiv:2311.01462, sections 2.2 and 2.3.
     """
-    check_weights(weights)
+    _check_weights(weights)
     if clamp is not None:
         check_positive(clamp=clamp)
     return _combined(ign_losses(model, x, z), weights, clamp)
@@ -183,7 +183,7 @@ def linear_ign_gradient(W: Tensor, C: Tensor, S: Tensor, weights: Weights = WEIG
         tensor([[5.6250]])
     """
     _check_matrices(W, C, S)
-    check_weights(weights)
+    _check_weights(weights)
     gradient = _gradient(widened(W), widened(C), widened(S), weights)
     return narrowed(gradient, W.dtype, "the gradient")
 
@@ -225,7 +225,7 @@ def linear_ign_flow(
         True
     """
     _check_matrices(W0, C, S)
-    check_weights(weights)
+    _check_weights(weights)
     check_positive(step=step)
     check_count(n_steps=n_steps)
     W, C, S = widened(W0), widened(C), widened(S)
@@ -262,7 +262,7 @@ def scalar_fixed_points(
     """
     check_non_negative(c=c)
     check_positive(s=s)
-    check_weights(weights)
+    _check_weights(weights)
     unit = max(weights) or 1.0
     r, i, t = (value / unit for value in weights)
     k = r * (c / s)
@@ -375,7 +375,7 @@ def _side_by_side(f: Copies, recipes: Sequence[IGNRecipe], x: Tensor, z: Tensor)
     return torch.stack(losses).sum()
 
 
-def check_weights(weights: Weights) -> None:
+def _check_weights(weights: Weights) -> None:
     """Check three finite weights, none negative.
 
     Args:
@@ -440,7 +440,7 @@ def _check_training(
     if len(widths) < 2 or widths[0] != widths[-1] or widths[0] < 2:
         raise ValueError(f"widths must end as they begin, with at least 2, got {tuple(widths)}")
     for recipe in recipes:
-        check_weights(recipe.weights)
+        _check_weights(recipe.weights)
         check_positive(rate=recipe.rate)
         if recipe.clamp is not None:
             check_positive(clamp=recipe.clamp)

@@ -215,7 +215,7 @@ def test_the_ring_refuses(call, message):
 
 
 def plain_training(recipe, steps, seed=3, batch=16):
-    """One pair of networks with torch's own optimisers and spectral norm."""
+    """One pair of networks with torch's own optimisers and schedule."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         G, D = mlp(2, 8, 8, 2), mlp(2, 8, 8, 1)
@@ -227,6 +227,12 @@ def plain_training(recipe, steps, seed=3, batch=16):
         for net in (G, D)
     )
     torch.randn(500, 2, generator=g)
+    fall = [
+        torch.optim.lr_scheduler.LambdaLR(
+            opt, lambda k: min(1, 2 * (1 - k / steps)) if recipe.falling else 1
+        )
+        for opt in (g_steps, d_steps)
+    ]
     for _ in range(steps):
         x = gaussian_ring(batch, g).requires_grad_()
         z = torch.randn(batch, 2, generator=g)
@@ -242,6 +248,8 @@ def plain_training(recipe, steps, seed=3, batch=16):
         if not recipe.alternating:
             d_steps.step()
         g_steps.step()
+        for schedule in fall:
+            schedule.step()
     return G, D
 
 
@@ -252,6 +260,7 @@ def test_training_is_the_plain_loop():
         Recipe(1e-2, 0.9),
         Recipe(1e-2, 0.9, alternating=True),
         Recipe(2e-2, 0.0, r1=1.0),
+        Recipe(1e-2, 0.5, falling=True),
     ]
     made = train_gans(
         recipes,
@@ -268,17 +277,13 @@ def test_training_is_the_plain_loop():
                 assert torch.allclose(p, q, atol=2e-5)
 
 
-def test_spectral_critics_have_norms_of_one_and_leave_the_others_alone():
-    recipes = [Recipe(), Recipe(spectral=True), Recipe(r1=1.0)]
+def test_copies_do_not_touch_each_other():
+    recipes = [Recipe(), Recipe(r1=1.0)]
     made = train_gans(recipes, gaussian_ring, seed=0, steps=120, record_every=60, record_size=10)
     alone = train_gans([Recipe()], gaussian_ring, seed=0, steps=120, record_size=10)
-    norms = [
-        [float(torch.linalg.matrix_norm(p.detach(), 2)) for p in critic.parameters() if p.ndim == 2]
-        for critic in made.critics
-    ]
-    assert norms[1] == pytest.approx([1, 1, 1], abs=0.1)
-    assert max(norms[0]) > 1.2
-    assert made.samples.shape == (2, 3, 10, 2)
+    z = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(made.generators[0](z), alone.generators[0](z), atol=1e-3)
+    assert made.samples.shape == (2, 2, 10, 2)
     assert made.steps == [60, 120]
     assert alone.samples.shape[0] == 0
 

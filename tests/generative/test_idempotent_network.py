@@ -14,7 +14,6 @@ from kexue_lab.generative.autoencoder import mlp
 from kexue_lab.generative.idempotent_network import (
     WEIGHTS,
     IGNRecipe,
-    check_weights,
     idempotence_error,
     ign_loss,
     ign_losses,
@@ -272,7 +271,11 @@ ONE = torch.ones(1, 1)
             ValueError,
             "widths",
         ),
-        (lambda: check_weights((1.0, 2.0, math.inf)), ValueError, "tight"),
+        (
+            lambda: train_igns([IGNRecipe((1.0, 2.0, math.inf))], gaussian_ring, seed=0, steps=1),
+            ValueError,
+            "tight",
+        ),
     ],
 )
 def test_bad_input(call, error, message):
