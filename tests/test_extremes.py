@@ -47,6 +47,7 @@ from kexue_lab.generative import vae_geometry as vae
 from kexue_lab.losses import accuracy as acc
 from kexue_lab.losses import cosent
 from kexue_lab.losses import data as losses_data
+from kexue_lab.losses import total_variation as tv
 from kexue_lab.mathematics import cross_counting as cc
 from kexue_lab.mathematics import em, linear_ode
 from kexue_lab.mathematics import random_sector as rs
@@ -461,6 +462,28 @@ TABLE = {
         lambda i: cosent.half_log_ratio(i.law(i.n), i.law(i.n)),
         anything,
     ),
+    tv.total_variation: (lambda i: tv.total_variation(i.law(i.n), i.law(i.n)), probability),
+    tv.tailr_weight: (lambda i: tv.tailr_weight(i.law(i.n), i.draw(shares)), probability),
+    tv.tailr_loss: (
+        lambda i: tv.tailr_loss(*batch(i), i.draw(shares), min_weight=i.draw(shares)),
+        non_negative,
+    ),
+    tv.tailr_potential_loss: (
+        lambda i: tv.tailr_potential_loss(*batch(i), i.draw(shares)),
+        non_negative,
+    ),
+    tv.generalized_cross_entropy: (
+        lambda i: tv.generalized_cross_entropy(*batch(i), i.draw(shares)),
+        non_negative,
+    ),
+    tv.tailr_minimizer: (lambda i: tv.tailr_minimizer(i.law(i.n, i.m), i.draw(shares)), unit_row),
+    tv.noise_threshold: (lambda i: tv.noise_threshold(i.draw(shares), i.n + 1), non_negative),
+    losses_data.expected_calibration_error: (
+        lambda i: losses_data.expected_calibration_error(
+            i.law(i.n, i.d + 1), batch(i)[1], bins=i.m
+        ),
+        probability,
+    ),
     losses_data.pair_features: (
         lambda i: losses_data.pair_features(
             i.tensor(i.n, i.d, kinds=("plain", "tiny", "zeros")),
@@ -835,7 +858,7 @@ OF_FUNCTIONS = frozenset(
     score_function_gradient mask_sampler_distribution edit_sampler_distribution
     noise_interpolation same_halfspace_probability separable_through_origin perceptron_separates
     power_function_l0 nearest_texts estimate_count greedy sample decode beam_search
-    digit_pairs as_text check_alike checked_norms
+    digit_pairs noisy_labels as_text check_alike checked_norms
     reply fact_model train_fact_model
     gap_logits hidden_states tune_prompt encode review_corpus pretraining_corpus
     counting_rule_accuracy train_reader stored_reader mlp train_gans

@@ -1,16 +1,20 @@
-"""Data that the lessons on losses share: pairs of handwritten digits, and what a network sees.
+"""Data that the lessons on losses share: pairs of handwritten digits, and labels with noise.
+
+And how a classifier's confidence compares with its accuracy on them.
 
 Source: the digits of `kexue_lab.data.digits`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from kexue_lab.validation import check_count, check_data
+from kexue_lab.precision import widened
+from kexue_lab.validation import check_count, check_data, check_distribution, check_floating
 
 
 class Pairs(NamedTuple):
@@ -96,6 +100,101 @@ def pair_features(a: Tensor, b: Tensor) -> Tensor:
     if a.shape != b.shape:
         raise ValueError(f"a and b must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
     return torch.cat([a, b, (a - b).abs(), a * b], -1)
+
+
+def noisy_labels(
+    y: Tensor,
+    eta: float,
+    num_classes: int,
+    *,
+    wrong: Sequence[int] | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return labels each of which is replaced by a wrong one with probability η.
+
+    Args:
+        y: labels of any shape, integers in 0 … C − 1.
+        eta: η in [0, 1].
+        num_classes: C ≥ 2.
+        wrong: for each class the one that takes its place (itself: no noise); by default any other
+            class, with equal probabilities.
+        generator: of the draws; torch's global one by default.
+
+    Returns:
+        Labels of the shape and dtype of y.
+
+    Raises:
+        TypeError: if y is not of integers.
+        ValueError: if eta is outside [0, 1], or a label or a wrong class out of range.
+
+    Example:
+        >>> noisy_labels(torch.tensor([0, 1, 2]), 1.0, 3, wrong=[1, 2, 0])
+        tensor([1, 2, 0])
+    """
+    _check_labels(y, num_classes)
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must lie in [0, 1], got {eta}")
+    flipped = torch.rand(y.shape, generator=generator, dtype=torch.float64) < eta
+    if wrong is None:
+        steps = torch.randint(1, num_classes, y.shape, generator=generator)
+        other = (y.long() + steps.to(y.device)) % num_classes
+    else:
+        if len(wrong) != num_classes or not all(0 <= k < num_classes for k in wrong):
+            raise ValueError(f"wrong must be {num_classes} classes, got {wrong}")
+        other = torch.tensor(list(wrong), device=y.device)[y.long()]
+    return torch.where(flipped.to(y.device), other.to(y.dtype), y)
+
+
+def expected_calibration_error(p: Tensor, y: Tensor, bins: int = 15) -> float:
+    """Return the mean distance of confidence and accuracy, over bins of equal confidence.
+
+    The confidence is the largest probability. Bin k of M holds the samples whose confidence lies in
+    ((k − 1)/M, k/M]; the distance of its mean confidence and its accuracy counts by its share of
+    the samples. A tie goes to the first class.
+
+    Args:
+        p: probabilities, (n, C).
+        y: labels, (n,), integers in 0 … C − 1.
+        bins: M.
+
+    Returns:
+        The error, in [0, 1].
+
+    Raises:
+        TypeError: if p is not floating-point, y not of integers, or bins no integer.
+        ValueError: if p is not made of distributions, the shapes disagree, or a label is out of
+            range.
+
+    Source: Guo et al., arXiv:1706.04599, equation (3).
+
+    Example:
+        >>> p = torch.tensor([[0.75, 0.25], [0.75, 0.25]])
+        >>> expected_calibration_error(p, torch.tensor([0, 1]))
+        0.25
+    """
+    check_floating(p=p)
+    check_count(bins=bins)
+    check_data(p=p)
+    check_distribution(p=p)
+    _check_labels(y, p.shape[1])
+    if y.shape != p.shape[:1]:
+        raise ValueError(f"y must have shape ({len(p)},), got {tuple(y.shape)}")
+    confidence, answer = widened(p).double().max(-1)
+    gaps = confidence - (answer == y).double()
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=p.device)[1:-1]
+    sums = torch.zeros(bins, dtype=torch.float64, device=p.device)
+    sums.index_add_(0, torch.bucketize(confidence, edges), gaps)
+    return min(float(sums.abs().sum()) / len(p), 1.0)
+
+
+def _check_labels(y: Tensor, num_classes: int) -> None:
+    check_count(2, num_classes=num_classes)
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise TypeError(f"y must be an integer tensor, got {y.dtype}")
+    if y.numel() and not (int(y.min()) >= 0 and int(y.max()) < num_classes):
+        raise ValueError(
+            f"y must lie in 0..{num_classes - 1}, got {int(y.min())} to {int(y.max())}"
+        )
 
 
 def _of_kind(kind: Tensor, count: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
