@@ -48,6 +48,7 @@ from kexue_lab.losses import accuracy as acc
 from kexue_lab.losses import cosent
 from kexue_lab.losses import data as losses_data
 from kexue_lab.losses import total_variation as tv
+from kexue_lab.losses import flat_nce as nce
 from kexue_lab.mathematics import cross_counting as cc
 from kexue_lab.mathematics import em, linear_ode
 from kexue_lab.mathematics import random_sector as rs
@@ -140,6 +141,10 @@ def gmm(i):
 def batch(i):
     logits = i.tensor(i.n, i.d + 1)
     return logits, torch.randint(i.d + 1, (i.n,), generator=seeded(i))
+
+
+def reduced(i):
+    return i.draw(st.sampled_from(["mean", "sum", "none"]))
 
 
 def ranked(i):
@@ -483,6 +488,31 @@ TABLE = {
             i.law(i.n, i.d + 1), batch(i)[1], bins=i.m
         ),
         probability,
+    ),
+    nce.xi_log: (lambda i: nce.xi_log(*batch(i)), anything),
+    nce.info_nce: (lambda i: nce.info_nce(*batch(i), reduction=reduced(i)), non_negative),
+    nce.flat_nce: (lambda i: nce.flat_nce(*batch(i), reduction=reduced(i)), anything),
+    nce.flat_nce_stopgrad: (
+        lambda i: nce.flat_nce_stopgrad(*batch(i), reduction=reduced(i)),
+        non_negative,
+    ),
+    nce.in_batch_scores: (
+        lambda i: nce.in_batch_scores(
+            i.tensor(i.n + 1, i.d), i.tensor(i.n + 1, i.d), i.draw(positive)
+        ),
+        anything,
+    ),
+    nce.min_xi: (lambda i: nce.min_xi(i.draw(positive), i.n + 1), non_negative),
+    nce.critical_temperature: (
+        lambda i: nce.critical_temperature(i.n + 1, i.dtype),
+        non_negative,
+    ),
+    nce.mi_estimates: (lambda i: tuple(nce.mi_estimates(*batch(i)).values()), anything),
+    nce.in_changing_light: (
+        lambda i: nce.in_changing_light(
+            i.tensor(i.n, 64), seeded(i), light=i.number(), noise=i.number()
+        ),
+        anything,
     ),
     losses_data.pair_features: (
         lambda i: losses_data.pair_features(

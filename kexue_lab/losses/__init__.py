@@ -3,5 +3,6 @@
 - `accuracy`: accuracy as a differentiable objective
 - `cosent`: a ranking loss that sees only the order of the labels
 - `data`: pairs of digits, labels with noise, calibration
+- `flat_nce`: InfoNCE and FlatNCE, contrastive losses in floating point
 - `total_variation`: between cross entropy and total variation, and what it does to wrong labels
 """
