@@ -47,8 +47,8 @@ from kexue_lab.generative import vae_geometry as vae
 from kexue_lab.losses import accuracy as acc
 from kexue_lab.losses import cosent
 from kexue_lab.losses import data as losses_data
-from kexue_lab.losses import total_variation as tv
 from kexue_lab.losses import flat_nce as nce
+from kexue_lab.losses import total_variation as tv
 from kexue_lab.mathematics import cross_counting as cc
 from kexue_lab.mathematics import em, linear_ode
 from kexue_lab.mathematics import random_sector as rs
