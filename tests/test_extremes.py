@@ -45,6 +45,7 @@ from kexue_lab.generative import idempotent_network as ign
 from kexue_lab.generative import info_max as im
 from kexue_lab.generative import vae_geometry as vae
 from kexue_lab.losses import accuracy as acc
+from kexue_lab.losses import batch as losses_batch
 from kexue_lab.losses import cosent
 from kexue_lab.losses import data as losses_data
 from kexue_lab.losses import flat_nce as nce
@@ -489,6 +490,10 @@ TABLE = {
         ),
         probability,
     ),
+    losses_batch.reduced: (
+        lambda i: losses_batch.reduced(i.tensor(i.n), reduced(i), i.dtype),
+        anything,
+    ),
     nce.xi_log: (lambda i: nce.xi_log(*batch(i)), anything),
     nce.info_nce: (lambda i: nce.info_nce(*batch(i), reduction=reduced(i)), non_negative),
     nce.flat_nce: (lambda i: nce.flat_nce(*batch(i), reduction=reduced(i)), anything),
@@ -868,6 +873,7 @@ ELSEWHERE = {
         markov.nucleus_bound,
         endless_decoding.chain_step,
     ),
+    "checks only; tests/losses": (losses_batch.check_batch,),
     "files": (loaders.load_dialogues, loaders.load_word_vectors, loaders.load_sentence_pairs),
     "unchecked, for the distances entered above": (transport.least_cost, transport.solver_unit),
     "quadrature; own tests": (

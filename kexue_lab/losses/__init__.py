@@ -1,6 +1,7 @@
 """Loss functions: what they optimise, and what that does to a classifier.
 
 - `accuracy`: accuracy as a differentiable objective
+- `batch`: what every loss does with a batch
 - `cosent`: a ranking loss that sees only the order of the labels
 - `data`: pairs of digits, labels with noise, calibration
 - `flat_nce`: InfoNCE and FlatNCE, contrastive losses in floating point

@@ -22,11 +22,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, ndtr
 from torch import Tensor
 
-from kexue_lab.precision import holds, over, widened
-from kexue_lab.validation import check_choice, check_floating, check_positive
+from kexue_lab.losses.batch import Reduction, check_batch, reduced
+from kexue_lab.precision import over, widened
+from kexue_lab.validation import check_choice, check_positive
 
 Noise = Literal["gaussian", "gumbel"]
-Reduction = Literal["mean", "sum", "none"]
 ThreePointKind = Literal["accuracy", "cross_entropy", "hinge", "gaussian", "gumbel"]
 
 # Below, logits are divided relative to the largest: their quotients would lose digits.
@@ -56,7 +56,7 @@ def accuracy(logits: Tensor, target: Tensor) -> Tensor:
         >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
         tensor(0.5000)
     """
-    _check_batch(logits, target)
+    check_batch(target, infinite=True, logits=logits)
     own, others = _split(logits, target)
     return (own[:, None] > others).all(-1).double().mean().to(logits.dtype)
 
@@ -104,7 +104,7 @@ def expected_accuracy(
         >>> expected_accuracy(torch.zeros(1, 4), torch.tensor([2]))
         tensor([0.2500])
     """
-    _check_batch(logits, target)
+    check_batch(target, infinite=True, logits=logits)
     check_positive(sigma=sigma)
     check_choice(Noise, noise=noise)
     if noise == "gumbel":
@@ -154,7 +154,8 @@ def exact_loss(
         tensor(0.7500)
     """
     check_choice(Reduction, reduction=reduction)
-    return _reduced(1 - expected_accuracy(logits, target, sigma, n_nodes=n_nodes), reduction)
+    lost = 1 - expected_accuracy(logits, target, sigma, n_nodes=n_nodes)
+    return reduced(lost, reduction, logits.dtype)
 
 
 def soft_accuracy_loss(
@@ -186,11 +187,11 @@ def soft_accuracy_loss(
         >>> soft_accuracy_loss(torch.zeros(1, 4), torch.tensor([2]))
         tensor(0.7500)
     """
-    _check_batch(logits, target)
+    check_batch(target, infinite=True, logits=logits)
     check_positive(tau=tau)
     check_choice(Reduction, reduction=reduction)
     losses = -torch.expm1(_log_softmax(logits, target, tau))
-    return _reduced(losses, reduction).to(logits.dtype)
+    return reduced(losses, reduction, logits.dtype)
 
 
 def three_point_objective(
@@ -319,32 +320,3 @@ def _log_softmax(logits: Tensor, target: Tensor, tau: float) -> Tensor:
         wide = wide - wide.detach().amax(-1, keepdim=True)
     scaled = torch.log_softmax(over(wide, tau), -1)
     return scaled.gather(-1, target.long()[:, None])[:, 0]
-
-
-def _reduced(losses: Tensor, reduction: Reduction) -> Tensor:
-    if reduction == "none":
-        return losses
-    return losses.mean() if reduction == "mean" else losses.sum()
-
-
-def _check_batch(logits: Tensor, target: Tensor) -> None:
-    check_floating(logits=logits)
-    whole = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-    if not isinstance(target, Tensor) or target.dtype not in whole:
-        kind = target.dtype if isinstance(target, Tensor) else type(target).__name__
-        raise TypeError(f"target must be an integer tensor, got {kind}")
-    if logits.ndim != 2 or logits.shape[0] < 1 or logits.shape[1] < 2:
-        shape = tuple(logits.shape)
-        raise ValueError(f"logits must have shape (B, C) with B ≥ 1, C ≥ 2, got {shape}")
-    if target.shape != logits.shape[:1]:
-        shapes = f"{tuple(target.shape)} for logits {tuple(logits.shape)}"
-        raise ValueError(f"target must have shape (B,), got {shapes}")
-    if not holds(~logits.isnan()):
-        raise ValueError("logits must be numbers, got nan")
-    try:
-        low, high = int(target.min()), int(target.max())
-    except RuntimeError:  # under torch.func.vmap no value can be looked at
-        return
-    if low < 0 or high >= logits.shape[1]:
-        wrong = low if low < 0 else high
-        raise ValueError(f"target must lie in 0..{logits.shape[1] - 1}, got {wrong}")

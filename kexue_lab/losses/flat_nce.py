@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,22 +18,19 @@ from scipy.fft import idctn
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from kexue_lab.losses.batch import Reduction, check_batch, reduced
 from kexue_lab.precision import holds, length, narrowed, power_of_two, widened
 from kexue_lab.validation import (
     check_choice,
     check_count,
     check_finite,
-    check_floating,
     check_non_negative,
     check_points,
     check_positive,
 )
 
-Reduction = Literal["mean", "sum", "none"]
-
 # A temperature from here to its inverse is far within float32.
 _SMALL = 1e-20
-_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 # Light is smooth: these waves, by how often they go up and down along the two axes.
 _WAVES = [(a, b) for a in range(4) for b in range(4 - a)]
 
@@ -60,7 +56,7 @@ def xi_log(scores: Tensor, target: Tensor) -> Tensor:
         >>> xi_log(torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0]))
         tensor([-1.6867])
     """
-    _check_batch(scores, target)
+    check_batch(target, scores=scores)
     return narrowed(_v(scores, target), scores.dtype, "log xi")
 
 
@@ -90,9 +86,9 @@ def info_nce(scores: Tensor, target: Tensor, *, reduction: Reduction = "mean") -
         tensor(0.1698)
     """
     check_choice(Reduction, reduction=reduction)
-    _check_batch(scores, target)
+    check_batch(target, scores=scores)
     # softplus of torch goes over to the line v from 20 on; log σ keeps small values' digits, too.
-    return _reduced(-logsigmoid(-_v(scores, target)), reduction, scores.dtype, "InfoNCE")
+    return reduced(-logsigmoid(-_v(scores, target)), reduction, scores.dtype)
 
 
 def flat_nce(scores: Tensor, target: Tensor, *, reduction: Reduction = "mean") -> Tensor:
@@ -121,8 +117,8 @@ def flat_nce(scores: Tensor, target: Tensor, *, reduction: Reduction = "mean") -
         tensor(-1.6867)
     """
     check_choice(Reduction, reduction=reduction)
-    _check_batch(scores, target)
-    return _reduced(_v(scores, target), reduction, scores.dtype, "FlatNCE")
+    check_batch(target, scores=scores)
+    return reduced(_v(scores, target), reduction, scores.dtype)
 
 
 def flat_nce_stopgrad(scores: Tensor, target: Tensor, *, reduction: Reduction = "mean") -> Tensor:
@@ -151,9 +147,9 @@ def flat_nce_stopgrad(scores: Tensor, target: Tensor, *, reduction: Reduction = 
         tensor([[-1.0000,  0.7311,  0.2689]])
     """
     check_choice(Reduction, reduction=reduction)
-    _check_batch(scores, target)
+    check_batch(target, scores=scores)
     v = _v(scores, target)
-    return _reduced((v - v.detach()).exp(), reduction, scores.dtype, "the loss")
+    return reduced((v - v.detach()).exp(), reduction, scores.dtype)
 
 
 def in_batch_scores(z1: Tensor, z2: Tensor, tau: float) -> Tensor:
@@ -278,11 +274,11 @@ def mi_estimates(scores: Tensor, target: Tensor) -> dict[str, Tensor]:
         >>> mi_estimates(torch.tensor([[9.0, 0.0], [0.0, 9.0]]), torch.tensor([0, 1]))
         {'info_nce': tensor(0.6930), 'flat': tensor(9.)}
     """
-    _check_batch(scores, target)
+    check_batch(target, scores=scores)
     v = _v(scores, target)
     K = scores.shape[1]
     values = {"info_nce": math.log(K) + logsigmoid(-v), "flat": math.log(K - 1) - v}
-    return {k: _reduced(value, "mean", scores.dtype, k) for k, value in values.items()}
+    return {k: reduced(value, "mean", scores.dtype) for k, value in values.items()}
 
 
 def in_changing_light(
@@ -344,33 +340,3 @@ def _v(scores: Tensor, target: Tensor) -> Tensor:
     own = target.long()[:, None]
     others = wide.scatter(1, own, -torch.inf)
     return others.logsumexp(1) - wide.gather(1, own)[:, 0]
-
-
-def _reduced(each: Tensor, reduction: Reduction, dtype: torch.dtype, name: str) -> Tensor:
-    if reduction == "mean":  # divided first: a sum of huge values may be beyond the dtype
-        each = (each / len(each)).sum()
-    elif reduction == "sum":
-        each = each.sum()
-    return narrowed(each, dtype, name)
-
-
-def _check_batch(scores: Tensor, target: Tensor) -> None:
-    check_floating(scores=scores)
-    if not isinstance(target, Tensor) or target.dtype not in _WHOLE:
-        found = target.dtype if isinstance(target, Tensor) else type(target).__name__
-        raise TypeError(f"target must be an integer tensor, got {found}")
-    if scores.ndim != 2 or scores.shape[0] < 1 or scores.shape[1] < 2:
-        raise ValueError(
-            f"scores must have shape (B, K) with B >= 1, K >= 2, got {tuple(scores.shape)}"
-        )
-    if target.shape != scores.shape[:1]:
-        raise ValueError(
-            f"target must have shape ({len(scores)},) as scores {tuple(scores.shape)}, "
-            f"got {tuple(target.shape)}"
-        )
-    check_finite(scores=scores)
-    # Under torch.func.vmap no value can be looked at.
-    if not holds((target >= 0) & (target < scores.shape[1])):
-        raise ValueError(
-            f"target must lie in 0..{scores.shape[1] - 1}, got {target.min()} to {target.max()}"
-        )

@@ -21,14 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kexue_lab.losses.accuracy import Reduction
-from kexue_lab.precision import holds, narrowed, widened
+from kexue_lab.losses.batch import Reduction, check_batch, reduced
+from kexue_lab.precision import holds, widened
 from kexue_lab.tasks import IGNORED
 from kexue_lab.validation import (
     check_choice,
     check_count,
     check_distribution,
-    check_finite,
     check_floating,
     check_non_negative,
 )
@@ -123,10 +122,10 @@ def tailr_loss(
         tensor(1.2181)
     """
     _check_share(gamma=gamma, min_weight=min_weight)
-    log_p, kept = _log_probability(logits, target, reduction, ignore_index)
+    log_p, count = _log_probability(logits, target, reduction, ignore_index)
     w = _weight(log_p.detach(), gamma).clamp(min=min_weight)
     losses = torch.where(w > 0, -w * log_p, 0)
-    return _reduced(losses, kept, reduction, logits.dtype)
+    return reduced(losses, reduction, logits.dtype, count=count)
 
 
 def tailr_potential_loss(
@@ -160,7 +159,7 @@ def tailr_potential_loss(
         tensor(1.8096)
     """
     _check_share(gamma=gamma)
-    log_p, kept = _log_probability(logits, target, reduction, ignore_index)
+    log_p, count = _log_probability(logits, target, reduction, ignore_index)
     rest = 1 - gamma
     if gamma == 0:
         losses = -log_p
@@ -171,7 +170,7 @@ def tailr_potential_loss(
         losses = -torch.logaddexp(floor, math.log1p(-gamma) + log_p) / rest
     else:  # near γ = 1 the other form would cancel
         losses = -torch.log1p(rest * torch.expm1(log_p)) / rest
-    return _reduced(losses.clamp(min=0), kept, reduction, logits.dtype)
+    return reduced(losses.clamp(min=0), reduction, logits.dtype, count=count)
 
 
 def generalized_cross_entropy(
@@ -205,9 +204,9 @@ def generalized_cross_entropy(
         tensor(1.)
     """
     _check_share(q=q)
-    log_p, kept = _log_probability(logits, target, reduction, ignore_index)
+    log_p, count = _log_probability(logits, target, reduction, ignore_index)
     losses = -torch.expm1(q * log_p) / q if q > 0 else -log_p
-    return _reduced(losses, kept, reduction, logits.dtype)
+    return reduced(losses, reduction, logits.dtype, count=count)
 
 
 def tailr_minimizer(q: Tensor, gamma: float = 0.1) -> Tensor:
@@ -295,36 +294,9 @@ def _weight(log_p: Tensor, gamma: float) -> Tensor:
 def _log_probability(
     logits: Tensor, target: Tensor, reduction: Reduction, ignore_index: int
 ) -> tuple[Tensor, Tensor]:
-    """Log p_y, (B,), at least in float32 and 0 for ignored labels; and which labels count."""
+    """Log p_y, (B,), at least in float32 and 0 for ignored labels; and how many labels count."""
     check_choice(Reduction, reduction=reduction)
-    check_floating(logits=logits)
-    whole = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-    if not isinstance(target, Tensor) or target.dtype not in whole:
-        kind = target.dtype if isinstance(target, Tensor) else type(target).__name__
-        raise TypeError(f"target must be an integer tensor, got {kind}")
-    if logits.ndim != 2 or logits.shape[0] < 1 or logits.shape[1] < 2:
-        shape = tuple(logits.shape)
-        raise ValueError(f"logits must have shape (B, C) with B ≥ 1, C ≥ 2, got {shape}")
-    if target.shape != logits.shape[:1]:
-        shapes = f"{tuple(target.shape)} for logits {tuple(logits.shape)}"
-        raise ValueError(f"target must have shape (B,), got {shapes}")
-    # Far cheaper than looking at each logit; huge ones may have no finite sum.
-    if not holds(logits.detach().sum().isfinite()):
-        check_finite(logits=logits)
+    check_batch(target, ignored=ignore_index, logits=logits)
     labels = target.long()
-    kept = labels != ignore_index
-    if not holds(~kept | ((labels >= 0) & (labels < logits.shape[1]))):
-        wrong = labels[kept & ((labels < 0) | (labels >= logits.shape[1]))][0]
-        raise ValueError(f"target must lie in 0..{logits.shape[1] - 1}, got {wrong}")
-    if not holds(kept.any()):
-        raise ValueError(f"target must have a label that counts, got only {ignore_index}")
     log_p = -F.cross_entropy(widened(logits), labels, reduction="none", ignore_index=ignore_index)
-    return log_p, kept
-
-
-def _reduced(losses: Tensor, kept: Tensor, reduction: Reduction, dtype: torch.dtype) -> Tensor:
-    if reduction == "mean":
-        losses = losses.sum() / kept.sum()
-    elif reduction == "sum":
-        losses = losses.sum()
-    return narrowed(losses, dtype, "the loss")
+    return log_p, (labels != ignore_index).sum()
