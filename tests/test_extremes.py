@@ -49,6 +49,7 @@ from kexue_lab.losses import batch as losses_batch
 from kexue_lab.losses import cosent
 from kexue_lab.losses import data as losses_data
 from kexue_lab.losses import flat_nce as nce
+from kexue_lab.losses import soft_top_k as stk
 from kexue_lab.losses import total_variation as tv
 from kexue_lab.mathematics import cross_counting as cc
 from kexue_lab.mathematics import em, linear_ode
@@ -146,6 +147,15 @@ def batch(i):
 
 def reduced(i):
     return i.draw(st.sampled_from(["mean", "sum", "none"]))
+
+
+threshold_kinds = st.sampled_from(["sigmoid", "exp", "laplace", "gauss", "clip"])
+
+
+def chosen(i):
+    """Rows of scores and how many to take."""
+    x = i.tensor(i.n, i.d + 1)
+    return x, i.draw(st.integers(1, i.d))
 
 
 def ranked(i):
@@ -523,6 +533,28 @@ TABLE = {
         lambda i: losses_data.pair_features(
             i.tensor(i.n, i.d, kinds=("plain", "tiny", "zeros")),
             i.tensor(i.n, i.d, kinds=("plain", "tiny", "zeros")),
+        ),
+        anything,
+    ),
+    stk.hard_top_k: (lambda i: stk.hard_top_k(*chosen(i)), probability),
+    stk.grad_top_k: (lambda i: stk.grad_top_k(*chosen(i)), probability),
+    stk.log_elementary_symmetric: (
+        lambda i: stk.log_elementary_symmetric(*chosen(i)),
+        anything,
+    ),
+    stk.threshold_top_k: (
+        lambda i: stk.threshold_top_k(*chosen(i), i.draw(threshold_kinds)),
+        probability,
+    ),
+    stk.threshold_jacobian: (
+        lambda i: stk.threshold_jacobian(*chosen(i), i.draw(threshold_kinds)),
+        anything,
+    ),
+    stk.iterative_top_k: (
+        lambda i: stk.iterative_top_k(
+            *chosen(i),
+            i.draw(st.sampled_from(["scores", "weights", "subset"])),
+            tau=i.number(),
         ),
         anything,
     ),
