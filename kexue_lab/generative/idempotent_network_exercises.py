@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kexue_lab.exercises import Exercise, Mistake
 from kexue_lab.generative.idempotent_network import scalar_fixed_points
 
 Inputs = Iterator[tuple[Any, ...]]
 Array = NDArray[np.float64]
-Map = Callable[[Array], Array]
 
 
 # --- one loss with other shares
@@ -28,21 +29,40 @@ def _shares(rng: np.random.Generator) -> Inputs:
 # --- which twin is frozen
 
 
+class _Twin:
+    """A small network y -> tanh(y) W + 0.3."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+
+    def __repr__(self) -> str:
+        return "a network that learns" if self.weight.requires_grad else "its frozen twin"
+
+    def __call__(self, y: Tensor) -> Tensor:
+        return torch.tanh(y) @ self.weight + 0.3
+
+
 def _twins(rng: np.random.Generator) -> Inputs:
     for rows in (1, 4, 7):
-        first, second = rng.normal(size=(2, 3, 3))
-        yield _network(first), _network(second), rng.normal(size=(rows, 3))
+        weight, z = torch.tensor(rng.normal(size=(3, 3))), torch.tensor(rng.normal(size=(rows, 3)))
+        yield _Twin(weight.clone().requires_grad_()), _Twin(weight), z
 
 
-def _network(weights: Array) -> Map:
-    return lambda y: np.asarray(np.tanh(y) @ weights + 0.3)
+def _loss_and_gradient(loss: Any, f: _Twin, frozen: _Twin, z: Tensor) -> list[Any]:
+    """The value, and the gradient by the weights that learn."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise ValueError("return the loss as one number, a torch tensor")
+    if not loss.requires_grad:
+        return [loss.numpy(), np.zeros((3, 3))]
+    (gradient,) = torch.autograd.grad(loss.sum(), f.weight)
+    return [loss.detach().numpy(), gradient.numpy()]
 
 
-def _tight(outer: str, inner: str, target: str) -> Callable[[Map, Map, Array], float]:
-    def answer(f: Map, frozen: Map, z: Array) -> float:
+def _tight(outer: str, inner: str, target: str) -> Callable[[_Twin, _Twin, Tensor], Tensor]:
+    def answer(f: _Twin, frozen: _Twin, z: Tensor) -> Tensor:
         of = {"f": f, "frozen": frozen}
         gap = of[outer](of[inner](z)) - of[target](z)
-        return -float((gap**2).sum(1).mean())
+        return -gap.square().sum(1).mean()
 
     return answer
 
@@ -188,6 +208,7 @@ EXERCISES = (
         "the right twin frozen",
         solution=_tight("f", "frozen", "frozen"),
         inputs=_twins,
+        observe=_loss_and_gradient,
         mistakes=(
             Mistake(
                 "the outer network frozen",
