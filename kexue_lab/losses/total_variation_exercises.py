@@ -50,12 +50,13 @@ def _water_filled(q: Array, gamma: float) -> Array:
     return np.asarray(np.maximum(0, kappa * q - gamma) / (1 - gamma))
 
 
-# --- the threshold of one rival
+# --- the threshold of two rivals
 
 
 def _noises(rng: np.random.Generator) -> Inputs:
-    yield 0.4, 10
-    yield from ((float(rng.uniform(0.05, 0.45)), int(c)) for c in rng.integers(3, 30, 4))
+    yield 0.4, 0.3
+    for low, high in ((0.1, 0.4), (0.6, 0.9), (0.1, 0.4), (0.6, 0.9)):
+        yield float(rng.uniform(0.1, 0.45)), float(rng.uniform(low, high))
 
 
 # --- the slope, mended
@@ -84,6 +85,13 @@ def _as_it_stands(mu: Array, y: int, gamma: float) -> Array:
         p = np.exp(mu) / np.exp(mu).sum()
         w = p[y] / (gamma + (1 - gamma) * p[y])
         return np.asarray(w * p - np.eye(len(mu))[y])
+
+
+def _missing(mu: Array, y: int, gamma: float) -> Array:
+    """What the right slope has more than one whose label is subtracted unweighted."""
+    p = _softmax(mu)[y]
+    w = 1.0 if gamma == 0 else p / (gamma + (1 - gamma) * p)
+    return np.asarray((1 - w) * np.eye(len(mu))[y])
 
 
 def _overflowing(mu: Array, y: int, gamma: float) -> Array:
@@ -132,6 +140,11 @@ EXERCISES = (
         solution=_root_loss,
         inputs=_points,
         mistakes=(
+            Mistake(
+                "TaiLr's loss",
+                lambda p, gamma: -np.log(gamma + (1 - gamma) * p) / (1 - gamma),
+                "this is (4); here p is squared, and there is a root.",
+            ),
             Mistake(
                 "the factor of the substitution",
                 lambda p, gamma: _root_loss(p, gamma) * np.sqrt(1 - gamma),
@@ -198,23 +211,38 @@ EXERCISES = (
         atol=1e-9,
     ),
     Exercise(
-        "one rival for all errors",
-        solution=lambda eta, num_classes: eta / (1 - eta),
+        "two rivals",
+        solution=lambda eta, part: eta * max(part, 1 - part) / (1 - eta),
         inputs=_noises,
         mistakes=(
             Mistake(
                 "errors spread evenly",
-                lambda eta, num_classes: eta / ((num_classes - 1) * (1 - eta)),
-                "this is (8); now one rival has all the errors.",
+                lambda eta, part: eta / (2 * (1 - eta)),
+                "this is (8) for two rivals that are equally frequent; one of these is more so.",
+            ),
+            Mistake(
+                "the weaker rival",
+                lambda eta, part: eta * min(part, 1 - part) / (1 - eta),
+                "from here on the weaker rival is given up; the noise is ignored when both are.",
+            ),
+            Mistake(
+                "always the first",
+                lambda eta, part: eta * part / (1 - eta),
+                "the last rival to go is the more frequent one, whichever of the two it is.",
+            ),
+            Mistake(
+                "all errors together",
+                lambda eta, part: eta / (1 - eta),
+                "(6) compares each rival with the label on its own, not their sum.",
             ),
             Mistake(
                 "the share itself",
-                lambda eta, num_classes: eta,
+                lambda eta, part: eta * max(part, 1 - part),
                 "the rival is to be compared with the label's own share, which is not 1.",
             ),
             Mistake(
                 "upside down",
-                lambda eta, num_classes: (1 - eta) / eta,
+                lambda eta, part: (1 - eta) / (eta * max(part, 1 - part)),
                 "a rival is given up once it is less than γ times as frequent as the first.",
             ),
         ),
@@ -230,6 +258,7 @@ EXERCISES = (
                 _as_it_stands,
                 "the weight multiplies the whole gradient of -log p, which is p less the one-hot "
                 "label.",
+                variants=(lambda mu, y, gamma: _slope(mu, y, gamma) - _missing(mu, y, gamma),),
             ),
             Mistake(
                 "exponentials that overflow",
