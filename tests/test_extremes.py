@@ -49,6 +49,7 @@ from kexue_lab.losses import batch as losses_batch
 from kexue_lab.losses import cosent
 from kexue_lab.losses import data as losses_data
 from kexue_lab.losses import flat_nce as nce
+from kexue_lab.losses import multi_task as mtl
 from kexue_lab.losses import soft_top_k as stk
 from kexue_lab.losses import total_variation as tv
 from kexue_lab.mathematics import cross_counting as cc
@@ -156,6 +157,11 @@ def chosen(i):
     """Rows of scores and how many to take."""
     x = i.tensor(i.n, i.d + 1)
     return x, i.draw(st.integers(1, i.d))
+
+
+def grad_norm_weights(slopes):
+    x = torch.zeros(slopes.shape[1], dtype=slopes.dtype, requires_grad=True)
+    return mtl.grad_norm_weights([(x * slope).sum() for slope in slopes], [x])
 
 
 def ranked(i):
@@ -528,6 +534,27 @@ TABLE = {
             i.tensor(i.n, 64), seeded(i), light=i.number(), noise=i.number()
         ),
         anything,
+    ),
+    mtl.combine_losses: (
+        lambda i: mtl.combine_losses(
+            i.positive(i.n), i.draw(st.sampled_from(["sum", "geometric"])), weights=i.law(i.n)
+        ),
+        anything,
+    ),
+    mtl.generalized_mean: (
+        lambda i: mtl.generalized_mean(i.positive(i.n), i.draw(numbers)),
+        non_negative,
+    ),
+    mtl.grad_norm_weights: (lambda i: grad_norm_weights(i.tensor(i.n, i.d)), non_negative),
+    mtl.prior_loss_classification: (
+        lambda i: mtl.prior_loss_classification(i.law(i.n)),
+        non_negative,
+    ),
+    mtl.prior_loss_regression: (
+        lambda i: mtl.prior_loss_regression(
+            i.tensor(i.n, i.d), i.draw(st.sampled_from(["l2", "l1"]))
+        ),
+        non_negative,
     ),
     losses_data.pair_features: (
         lambda i: losses_data.pair_features(

@@ -5,6 +5,7 @@
 - `cosent`: a ranking loss that sees only the order of the labels
 - `data`: pairs of digits, labels with noise, calibration
 - `flat_nce`: InfoNCE and FlatNCE, contrastive losses in floating point
+- `multi_task`: weights of several losses, and which changes of the losses they do not see
 - `soft_top_k`: which k of n are the largest, with gradients
 - `total_variation`: between cross entropy and total variation, and what it does to wrong labels
 """
