@@ -55,6 +55,7 @@ from kexue_lab.losses import total_variation as tv
 from kexue_lab.mathematics import cross_counting as cc
 from kexue_lab.mathematics import em, linear_ode
 from kexue_lab.mathematics import random_sector as rs
+from kexue_lab.optimization import amos
 from kexue_lab.optimization import gradient_clipping as gc
 from kexue_lab.text import cur_retrieval as cur
 from kexue_lab.text import (
@@ -654,6 +655,25 @@ TABLE = {
     rs.monte_carlo_same_sector: (
         lambda i: rs.monte_carlo_same_sector(i.n, 3.0, i.m, seeded(i)),
         probability,
+    ),
+    amos.decay_factor: (
+        lambda i: amos.decay_factor(
+            i.tensor(i.n).abs(), i.number(), i.draw(st.sampled_from(["inverse", "inverse_square"]))
+        ),
+        probability,
+    ),
+    amos.decay_factor_general: (
+        lambda i: amos.decay_factor_general(
+            i.tensor(i.n).abs(), i.draw(shares), i.draw(shares), i.number()
+        ),
+        probability,
+    ),
+    amos.kappa_for: (lambda i: amos.kappa_for(i.draw(shares), i.n), non_negative),
+    amos.simulate_distance: (
+        lambda i: torch.as_tensor(
+            amos.simulate_distance(i.n + 1, i.draw(shares), i.draw(shares), 3)["distance"]
+        ),
+        non_negative,
     ),
     gc.clip_factor: (
         lambda i: gc.clip_factor(

@@ -1,4 +1,5 @@
 """Optimisation: step sizes, clipping and the dynamics of training.
 
 - `gradient_clipping`: clipping as the step that (L0, L1)-smooth functions ask for
+- `amos`: steps, weight decay and schedules in units of a parameter's own scale, and Amos
 """
