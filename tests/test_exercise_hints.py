@@ -54,11 +54,9 @@ def solution(article, number):
     return exercise(article, number).solution
 
 
-def open_ends(velocity, diffusion, h):
-    matrix = solution("diffusion/probability_flow", 3)(velocity, diffusion, h)
-    matrix[0, 0] -= 1 / h
-    matrix[-1, -1] -= 1 / h
-    return matrix
+def open_end(p, up, down):
+    up, down = solution("diffusion/probability_flow", 5)(p, up, down)
+    return up + (np.arange(len(up)) == len(up) - 1), down
 
 
 def sampled_wins(mu, sd):
@@ -88,21 +86,26 @@ WRONG = [
     (
         "diffusion/probability_flow",
         1,
-        lambda x, t, k: solution("diffusion/probability_flow", 1)(x, t, k**2),
-        "`kappa` were squared",
+        lambda theta, eta, t: solution("diffusion/probability_flow", 1)(theta, eta**2, t),
+        "`eta` were squared",
     ),
     (
         "diffusion/probability_flow",
         2,
-        lambda t: math.pi / 2 * math.tan(math.pi * t / 2),
-        "times 1/2",
+        lambda t: (-1 / (1 - t), t / (1 - t)),
+        "value 2 of 2 is wrong: your result is the right one times 1/2",
     ),
-    ("diffusion/probability_flow", 2, lambda t: -math.pi * math.tan(math.pi * t / 2), "the sign"),
     (
         "diffusion/probability_flow",
-        3,
-        open_ends,
-        "entries are right; the first wrong one is at (0, 0)",
+        1,
+        lambda *a: -solution("diffusion/probability_flow", 1)(*a),
+        "the sign",
+    ),
+    (
+        "diffusion/probability_flow",
+        5,
+        open_end,
+        "2 of 3 entries are right; the first wrong one is at (2,)",
     ),
     (
         "diffusion/ddim",

@@ -2,363 +2,324 @@
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import combinations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from kexue_lab.diffusion.mixtures import GaussianMixture
-from kexue_lab.diffusion.probability_flow import fokker_planck_generator, quantile_map
-from kexue_lab.diffusion.schedules import NoiseSchedule
 from kexue_lab.exercises import Exercise, Mistake
 
 Array = NDArray[np.float64]
 Inputs = Iterator[tuple[Any, ...]]
 
-_VP = NoiseSchedule.linear(0.1, 20.0)
-_GM2 = GaussianMixture(
-    torch.tensor([0.3, 0.7], dtype=torch.float64),
-    torch.tensor([[-1.5], [1.0]], dtype=torch.float64),
-    torch.tensor([0.09, 0.25], dtype=torch.float64),
-)
-_POINTS = 8
+
+# ---------------------------------------------------------------------------- 1: the memory
 
 
-# ---------------------------------------------------------------------------- 1: the family
+def _still_clouds(rng: np.random.Generator) -> Inputs:
+    yield 0.5, 0.7, 1.3
+    for _ in range(4):
+        yield float(rng.uniform(0.3, 1.5)), float(rng.uniform(0.3, 0.9)), float(rng.uniform(0.4, 2))
+    yield 0.8, 1.3, 0.6
 
 
-def _ou_inputs(rng: np.random.Generator) -> Inputs:
-    yield 1.0, 0.5, 0.0
-    for kappa in (0.5, 2.0, 0.0) * 2:
-        yield float(rng.normal()), float(rng.uniform(0, 3)), kappa
+def _memory(theta: float, eta: float, t: float) -> float:
+    return math.exp(-(eta**2) * theta * t)
 
 
-def _ou_score(x: float, t: float) -> float:
-    return -(x - 1.5 * math.exp(-t / 2)) / (1 - 0.91 * math.exp(-t))
+# ---------------------------------------------------------------------------- 2: the straight line
 
 
-def _ou_drift(x: float, t: float, kappa: float) -> float:
-    return -0.5 * x - 0.5 * (1 - kappa) * _ou_score(x, t)
-
-
-# ---------------------------------------------------------------------------- 2: the schedule
-
-
-def _inner_times(rng: np.random.Generator) -> Inputs:
-    yield (0.4,)
+def _times(rng: np.random.Generator) -> Inputs:
+    yield (0.3,)
     yield from ((float(t),) for t in rng.uniform(0.05, 0.95, 5))
 
 
-# ---------------------------------------------------------------------------- 3: the grid
+# ---------------------------------------------------------------------------- 3: no shrinking
 
 
-def _faces(rng: np.random.Generator) -> Inputs:
-    centres = np.arange(-3, 4) * 0.5
-    yield -0.5 * (centres[1:] + centres[:-1]) / 2, 1.2, 0.5
-    yield np.array([1.5, 0.0, -0.7]), 0.8, 0.4
-    for _ in range(5):
-        n = int(rng.integers(3, 8))
-        yield 4 * rng.normal(size=n), float(rng.uniform(0.3, 2)), float(rng.uniform(0.1, 0.6))
+class _BellNoise:
+    """The mean noise of data N(m, s²) in x_t = x_0 + tε."""
 
+    def __init__(self, m: float, s: float) -> None:
+        self.m, self.s = m, s
 
-def _fitted(velocity: Array, diffusion: float, h: float) -> Array:
-    edges = h * np.arange(len(velocity) + 2)
-    return np.asarray(fokker_planck_generator(edges, lambda _: velocity, diffusion).toarray())
-
-
-def _from_rates(up: Array, down: Array) -> Array:
-    """The matrix of hops up from the left cell of a face, and down from the right one."""
-    leaving = np.append(up, 0) + np.append(0, down)
-    return np.asarray(np.diag(up, -1) + np.diag(down, 1) - np.diag(leaving))
-
-
-def _central(velocity: Array, diffusion: float, h: float) -> Array:
-    spread = diffusion / (2 * h**2)
-    return _from_rates(spread + velocity / (2 * h), spread - velocity / (2 * h))
-
-
-def _swapped(velocity: Array, diffusion: float, h: float) -> Array:
-    return _fitted(-velocity, diffusion, h)
-
-
-def _upwind(velocity: Array, diffusion: float, h: float) -> Array:
-    spread = diffusion / (2 * h**2)
-    return _from_rates(spread + np.maximum(velocity, 0) / h, spread + np.maximum(-velocity, 0) / h)
-
-
-def _zero_over_zero(velocity: Array, diffusion: float, h: float) -> Array:
-    """B(z) = z/(eᶻ − 1) as it stands, also at z = 0."""
-    z = 2 * velocity * h / diffusion
-    with np.errstate(invalid="ignore"):
-        up, down = (diffusion / (2 * h**2) * (v / np.expm1(v)) for v in (-z, z))
-    return _from_rates(up, down)
-
-
-def _transposed(velocity: Array, diffusion: float, h: float) -> Array:
-    return _fitted(velocity, diffusion, h).T
-
-
-# ---------------------------------------------------------------------------- 4: the flow
-
-
-def _origins(rng: np.random.Generator) -> Inputs:
-    yield 0.5, 0.4
-    for _ in range(4):
-        yield float(rng.uniform(-2, 2)), float(rng.uniform(0.2, 0.9))
-
-
-def _transported(x0: float, t: float) -> float:
-    start = torch.tensor([[x0]], dtype=torch.float64)
-    return float(quantile_map(start, _GM2, _VP, 0.0, t))
-
-
-def _with_rate(low: float, high: float) -> Callable[[float, float], float]:
-    """The quantile map of another schedule."""
-    schedule = NoiseSchedule.linear(low, high)
-
-    def transported(x0: float, t: float) -> float:
-        start = torch.tensor([[x0]], dtype=torch.float64)
-        return float(quantile_map(start, _GM2, schedule, 0.0, t))
-
-    return transported
-
-
-def _gaussian_flow(x0: float, t: float) -> float:
-    """The linear map of a Gaussian with the mixture's mean and variance."""
-    mean, variance = 0.25, 0.3 * (0.09 + 1.5**2) + 0.7 * (0.25 + 1) - 0.25**2
-    alpha, beta = _VP.alpha_bar(t), _VP.beta_bar(t)
-    return alpha * mean + math.sqrt(alpha**2 + beta**2 / variance) * (x0 - mean)
-
-
-# ---------------------------------------------------------------------------- 5: the likelihood
-
-
-class _LinearFlow:
-    """The velocity Ax + tc."""
-
-    def __init__(self, matrix: Tensor, shift: Tensor) -> None:
-        self.matrix, self.shift = matrix, shift
-
-    def __call__(self, x: Tensor, t: float) -> Tensor:
-        return x @ self.matrix.T + t * self.shift
+    def __call__(self, x: Array, t: float) -> Array:
+        guess: Array = t * (x - self.m) / (self.s**2 + t**2)
+        return guess
 
     def __repr__(self) -> str:
-        return f"x ↦ A x + t c with A = {self.matrix.tolist()}, c = {self.shift.tolist()}"
+        return f"the mean noise of the data N({self.m:.2f}, {self.s:.2f}²)"
 
 
-class _StandardNormal:
-    """log N(x; 0, I)."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return -0.5 * (x.square().sum(-1) + x.shape[-1] * math.log(2 * math.pi))
-
-    def __repr__(self) -> str:
-        return "the log-density of N(0, I)"
+def _growing(rng: np.random.Generator) -> Inputs:
+    for eta in (0.7, 1.3, 0.0):
+        noise = _BellNoise(float(rng.uniform(0.5, 1.5)), float(rng.uniform(0.4, 0.8)))
+        times = [2.0, 1.5, 0.9, 0.4, 0.1]
+        x = (2 * rng.normal(size=3)).round(2) + 1
+        yield x, noise, times, eta, rng.normal(size=(4, 3)).round(2)
 
 
-def _flows(rng: np.random.Generator) -> Inputs:
-    for d in (2, 2, 3):
-        matrix = torch.tensor(rng.normal(size=(d, d)) * 0.5)
-        # A trace away from 0 tells a right sign from a wrong one.
-        matrix += torch.eye(d, dtype=torch.float64) * (0.6 - matrix.trace() / d)
-        shift = torch.tensor(rng.normal(size=d))
-        points = torch.tensor(rng.normal(size=(_POINTS, d)))
-        signs = torch.tensor(rng.choice([-1.0, 1.0], size=(_POINTS, d)))
-        yield points, _LinearFlow(matrix, shift), _StandardNormal(), signs
+def _without_shrinking(
+    x: Array,
+    noise: Callable[[Array, float], Array],
+    times: list[float],
+    eta: float,
+    z: Array,
+    *,
+    faults: tuple[str, ...] = (),
+) -> Array:
+    for k in range(len(times) - 1):
+        t, u = times[k], times[k + 1]
+        rate = t**2 if "rate" in faults else 2 * t
+        guess = noise(x, t)
+        score = -t * guess if "score" in faults else -guess / t
+        sign = -1 if "forwards" in faults else 1
+        drift = -0.5 * (1 + sign * eta**2) * rate * score
+        x = x + (u - t) * drift + eta * np.sqrt(rate * (t - u)) * z[k]
+    return x
 
 
-def _hutchinson(
-    x: Tensor,
-    velocity: _LinearFlow,
-    log_prior: Callable[[Tensor], Tensor],
-    z: Tensor,
-    sign: float = 1.0,
-    probe: Callable[[Tensor], Tensor] = lambda z: z,
-    weight: float = 0.5,
-) -> Tensor:
-    # Of a linear velocity the directional derivative is known.
-    divergence = (probe(z) @ velocity.matrix.T * probe(z)).sum(-1)
-    step = 1 / 100
-    for k in range(100):
-        start = velocity(x, k * step)
-        end = velocity(x + step * start, (k + 1) * step)
-        x = x + step * ((1 - weight) * start + weight * end)
-    return log_prior(x) + sign * divergence
+_FAULTS = {
+    "rate": "the noise rate is the derivative of the variance t² (nothing is shrunk, so nothing "
+    "is lost).",
+    "score": "by (7) the mean noise must be divided by the size of the noise.",
+    "forwards": "backwards the score must also make up for the fresh noise: 1 + η².",
+}
 
 
-def _with_exact_divergence(
-    x: Tensor, velocity: _LinearFlow, log_prior: Callable[[Tensor], Tensor], z: Tensor
-) -> Tensor:
-    return _hutchinson(x, velocity, log_prior, z, 0.0) + velocity.matrix.trace()
+def _left(faults: tuple[str, ...]) -> Mistake:
+    """The answer in which these faults are left."""
+    return Mistake(
+        f"left as it was: {', '.join(faults)}",
+        lambda *a: _without_shrinking(*a, faults=faults),
+        " And: ".join(_FAULTS[fault] for fault in faults),
+    )
+
+
+# ---------------------------------------------------------------------------- 4: another velocity
+
+_WIDTH = 1e-4
+
+
+def _stencils(rng: np.random.Generator) -> Inputs:
+    """Points of the plane, each in the middle of four neighbours at the distance `_WIDTH`."""
+    for _ in range(3):
+        centre = rng.uniform(-1.5, 1.5, size=(2, 6, 1))
+        shift = _WIDTH * np.array([[0, 1, -1, 0, 0], [0, 0, 0, 1, -1]])[:, None, :]
+        x, y = centre + shift
+        yield x.ravel(), y.ravel(), round(float(rng.uniform(0.2, 2)), 2)
+
+
+def _radial(x: Array, y: Array, t: float) -> tuple[Array, Array]:
+    return x / (2 * (1 + t)), y / (2 * (1 + t))
+
+
+def _swirl(x: Array, y: Array, t: float) -> tuple[Array, Array]:
+    a, b = _radial(x, y, t)
+    return a - y, b + x
+
+
+def _not_another(answer: Any, x: Array, y: Array, t: float) -> str | None:
+    try:
+        first, second = (np.asarray(part, dtype=np.float64) for part in answer)
+    except (TypeError, ValueError):
+        return "return two arrays: the velocity along x, and along y"
+    if first.shape != x.shape or second.shape != x.shape:
+        return f"both arrays must have the shape {x.shape}, got {first.shape} and {second.shape}"
+    u, v, at_x, at_y = (part.reshape(-1, 5) for part in (first, second, x, y))
+    spread = (u[:, 1] - u[:, 2] + v[:, 3] - v[:, 4]) / (2 * _WIDTH)
+    along = (u[:, 0] * at_x[:, 0] + v[:, 0] * at_y[:, 0]) / (1 + t)
+    distance2 = at_x[:, 0] ** 2 + at_y[:, 0] ** 2
+    # ∂_t ln p = −∇·v − v·∇ln p, for p = N(0, (1 + t) I).
+    wanted = -1 / (1 + t) + distance2 / (2 * (1 + t) ** 2)
+    worst = float(np.abs(-spread + along - wanted).max())
+    if not worst < 1e-4:
+        return f"the density would change otherwise: its logarithm's rate is off by {worst:.3g}"
+    own = _radial(x, y, t)
+    if not max(np.abs(first - own[0]).max(), np.abs(second - own[1]).max()) > 0.01:
+        return "this is the velocity of the probability-flow ODE itself"
+    return None
+
+
+# ---------------------------------------------------------------------------- 5: hops
+
+
+def _rows(rng: np.random.Generator) -> Inputs:
+    # Flows in both directions, also where the larger rate belongs to the smaller flow.
+    yield np.array([0.1, 0.4, 0.3, 0.2]), np.array([2.0, 1.0, 0.5]), np.array([1.0, 0.5, 2.0])
+    for n in (3, 5, 6):
+        p = rng.uniform(0.2, 1, n + 1)
+        yield p / p.sum(), rng.uniform(0.2, 2, n), rng.uniform(0.2, 2, n)
+
+
+def _one_way(flow: Array, rising: Array, falling: Array) -> tuple[Array, Array]:
+    """The rates of a flow in one direction at each link, per particle at these shares."""
+    return np.maximum(flow, 0) / rising, np.maximum(-flow, 0) / falling
+
+
+def _fewest_hops(p: Array, up: Array, down: Array) -> tuple[Array, Array]:
+    return _one_way(up * p[:-1] - down * p[1:], p[:-1], p[1:])
 
 
 EXERCISES = (
     Exercise(
-        "the family's drift for Ornstein–Uhlenbeck",
-        solution=_ou_drift,
-        inputs=_ou_inputs,
+        "how much of the start is left",
+        solution=_memory,
+        inputs=_still_clouds,
         mistakes=(
             Mistake(
-                "without ½",
-                lambda x, t, kappa: -0.5 * x - (1 - kappa) * _ou_score(x, t),
-                "the noise enters the equation as ½g²: the added drift has the factor ½ too.",
+                "the given process",
+                lambda theta, eta, t: math.exp(-theta * t),
+                "this is the given process, η = 1; without noise, η = 0, nothing must be "
+                "forgotten.",
             ),
             Mistake(
-                "in equilibrium",
-                lambda x, t, kappa: -0.5 * kappa * x,
-                "this holds in equilibrium, p = N(0, 1); here p_t depends on t.",
+                "η for its square",
+                lambda theta, eta, t: math.exp(-eta * theta * t),
+                "the share of the noise rate is η², not η.",
             ),
             Mistake(
-                "the reverse drift",
-                lambda x, t, kappa: -0.5 * x - 0.5 * (1 + kappa) * _ou_score(x, t),
-                "this is the drift of the reverse process; forwards it is g² − σ².",
+                "the squared correlation",
+                lambda theta, eta, t: math.exp(-2 * eta**2 * theta * t),
+                "this is the square of the correlation: variances fall twice as fast as means.",
             ),
             Mistake(
-                "a standard deviation in the score",
-                lambda x, t, kappa: (
-                    -0.5 * x
-                    - 0.5 * (1 - kappa) * _ou_score(x, t) * math.sqrt(1 - 0.91 * math.exp(-t))
-                ),
-                "the score of a Gaussian is −(x − mean)/variance: not its root.",
+                "the widening cloud",
+                lambda theta, eta, t: (1 + t) ** (-(eta**2) / 2),
+                "this is the widening cloud of step 6; find this cloud's drift by (3), with its "
+                "own score −x.",
             ),
             Mistake(
-                "the mean of the start",
-                lambda x, t, kappa: (
-                    -0.5 * x + 0.5 * (1 - kappa) * (x - 1.5) / (1 - 0.91 * math.exp(-t))
-                ),
-                "the mean shrinks on the way, by e^(−t/2).",
-            ),
-            Mistake(
-                "the score's sign",
-                lambda x, t, kappa: -0.5 * x + 0.5 * (1 - kappa) * _ou_score(x, t),
-                "the drift loses ½(g² − σ²) times the score: what less noise no longer spreads, "
-                "the drift must.",
+                "the backward drift",
+                lambda theta, eta, t: math.exp(-(2 + eta**2) * theta * t),
+                "a sign in (3): the score −x is multiplied by −½(1 − η²)·2θ, which weakens the "
+                "drift −θx.",
             ),
         ),
     ),
     Exercise(
-        "the noise rate of the cosine schedule",
-        solution=lambda t: math.pi * math.tan(math.pi * t / 2),
-        inputs=_inner_times,
+        "drift and noise rate of the straight line",
+        solution=lambda t: (-1 / (1 - t), 2 * t / (1 - t)),
+        inputs=_times,
         mistakes=(
             Mistake(
-                "no contraction",
-                lambda t: math.pi / 2 * math.sin(math.pi * t),
-                "this is dβ̄²/dt; the noise that the drift shrinks must be replaced as well.",
+                "as if ᾱ² + β̄² were 1",
+                lambda t: (-1 / (1 - t), 2 / (1 - t)),
+                "g² = −2f needs ᾱ² + β̄² = 1, which does not hold here: take (6).",
             ),
             Mistake(
-                "g instead of its square",
-                lambda t: math.sqrt(math.pi * math.tan(math.pi * t / 2)),
-                "this is g; give its square.",
+                "no shrinking",
+                lambda t: (-1 / (1 - t), 2 * t),
+                "the drift shrinks the noise too, and g² must make up for it: (6) has a second "
+                "term.",
+            ),
+            Mistake(
+                "the sign of the drift",
+                lambda t: (1 / (1 - t), 2 * t / (1 - t)),
+                "the datum shrinks: ln(1 − t) falls.",
+            ),
+            Mistake(
+                "both signs",
+                lambda t: (1 / (1 - t), 2 * t - 2 * t**2 / (1 - t)),
+                "the datum shrinks: ln(1 − t) falls; with its right sign the noise rate comes "
+                "right.",
+            ),
+            Mistake(
+                "g for its square",
+                lambda t: (-1 / (1 - t), math.sqrt(2 * t / (1 - t))),
+                "the second number is g; the noise rate is its square.",
+            ),
+            Mistake(
+                "not logarithmic",
+                lambda t: (-1.0, 2 * t + 2 * t**2),
+                "f_t is the derivative of ln ᾱ_t, not of ᾱ_t: the drift is f_t times x.",
             ),
         ),
     ),
     Exercise(
-        "a generator that keeps mass and sign",
-        solution=_fitted,
-        inputs=_faces,
+        "a reverse sampler without shrinking, mended",
+        solution=_without_shrinking,
+        inputs=_growing,
+        mistakes=tuple(_left(faults) for n in (1, 2, 3) for faults in combinations(_FAULTS, n)),
+    ),
+    Exercise(
+        "another velocity with the same densities",
+        solution=_swirl,
+        inputs=_stencils,
+        judge=_not_another,
         mistakes=(
             Mistake(
-                "central differences",
-                _central,
-                "central differences: rates off the diagonal become negative when |f|h > g².",
+                "the flow itself",
+                _radial,
+                "add something to it that moves points without changing the density anywhere.",
             ),
             Mistake(
-                "the wrong way",
-                _swapped,
-                "a positive drift must carry mass to the right: exchange B(z) and B(−z).",
+                "only the rotation",
+                lambda x, y, t: (-y, x),
+                "a rotation leaves the round cloud as it is; but this cloud must also widen.",
             ),
             Mistake(
-                "transposed",
-                _transposed,
-                "columns must sum to 0: what leaves cell j stands in column j.",
+                "a wind",
+                lambda x, y, t: (_radial(x, y, t)[0] + 1, _radial(x, y, t)[1]),
+                "a constant wind has no divergence, but carries the cloud away: it must run along "
+                "the circles of equal density.",
             ),
             Mistake(
-                "upwind",
-                _upwind,
-                "upwind differences keep the sign but add noise |f|h; the rates with B(z) do not.",
+                "shear",
+                lambda x, y, t: (_radial(x, y, t)[0] - y, _radial(x, y, t)[1]),
+                "a shear has no divergence, but crosses the circles of equal density.",
             ),
             Mistake(
-                "not divided by the width",
-                lambda velocity, diffusion, h: h * _fitted(velocity, diffusion, h),
-                "the change of a cell's *average* is the difference of the fluxes divided by h.",
+                "a saddle",
+                lambda x, y, t: (_radial(x, y, t)[0] + x, _radial(x, y, t)[1] - y),
+                "stretching one way and squeezing the other has no divergence, but makes the "
+                "round cloud long.",
             ),
             Mistake(
-                "0/0 without drift",
-                _zero_over_zero,
-                "where the drift is 0, z/(eᶻ − 1) is 0/0: its value there is B(0) = 1.",
+                "twice the flow",
+                lambda x, y, t: tuple(2 * part for part in _radial(x, y, t)),
+                "then the cloud widens too fast: the radial part is settled, what can be added is "
+                "motion along the circles.",
             ),
         ),
     ),
     Exercise(
-        "a point carried by the probability flow",
-        solution=_transported,
-        inputs=_origins,
+        "as few hops as possible",
+        solution=_fewest_hops,
+        inputs=_rows,
         mistakes=(
             Mistake(
-                "straight rescaling",
-                lambda x0, t: _VP.alpha_bar(t) * x0,
-                "ᾱx0 is the mean of the noisy process; the flow keeps the quantile.",
+                "rates for flows",
+                lambda p, up, down: _one_way(up - down, np.ones(len(up)), np.ones(len(up))),
+                "rates are not flows: what passes a link upwards is up[i] times p[i].",
             ),
             Mistake(
-                "as if the data were Gaussian",
-                _gaussian_flow,
-                "this is the linear map of a single Gaussian; GM2 has two bumps.",
-            ),
-            Mistake(
-                "without ½ in the exponent",
-                _with_rate(0.2, 40.0),
-                "ᾱ is exp(−½∫β): it is ᾱ² that falls like exp(−∫β).",
-            ),
-            Mistake(
-                "the rate not integrated",
-                _with_rate(0.1, 39.9),
-                "the integral of 19.9t is 19.9t²/2.",
-            ),
-        ),
-        rtol=1e-6,
-        atol=1e-6,
-    ),
-    Exercise(
-        "likelihood by Hutchinson's estimator",
-        solution=_hutchinson,
-        inputs=_flows,
-        mistakes=(
-            Mistake(
-                "the sign of the integral",
-                lambda x, velocity, log_prior, z: _hutchinson(x, velocity, log_prior, z, -1.0),
-                "log p falls along the flow by the divergence, so log p_0 is log p_1 plus it.",
-            ),
-            Mistake(
-                "no divergence",
-                lambda x, velocity, log_prior, z: _hutchinson(x, velocity, log_prior, z, 0.0),
-                "this is only log p_1 at the end of the path; the volume changes on the way.",
-            ),
-            Mistake(
-                "all ones",
-                lambda x, velocity, log_prior, z: _hutchinson(
-                    x, velocity, log_prior, z, probe=torch.ones_like
+                "flows for rates",
+                lambda p, up, down: _one_way(
+                    up * p[:-1] - down * p[1:], np.ones(len(up)), np.ones(len(up))
                 ),
-                "with z = (1, …, 1) off-diagonal entries do not average out; use the given signs.",
+                "this is the flow; a rate is a flow per particle at the place that it leaves.",
             ),
             Mistake(
-                "the exact divergence",
-                _with_exact_divergence,
-                "this is the divergence itself; the estimate zᵀJz with the given signs is asked "
-                "for.",
+                "divided by the place of arrival",
+                lambda p, up, down: _one_way(up * p[:-1] - down * p[1:], p[1:], p[:-1]),
+                "the rate is per particle at the place that they *leave*.",
             ),
             Mistake(
-                "Euler's method",
-                lambda x, velocity, log_prior, z: _hutchinson(
-                    x, velocity, log_prior, z, weight=0.0
+                "one direction only",
+                lambda p, up, down: (
+                    (up * p[:-1] - down * p[1:]) / p[:-1],
+                    np.zeros(len(up)),
                 ),
-                "Heun's method averages the slopes at the start and at the predicted end of a "
-                "step.",
+                "a rate cannot be negative: where the flow goes down, let it be down's.",
+            ),
+            Mistake(
+                "up and down exchanged",
+                lambda p, up, down: _fewest_hops(p, up, down)[::-1],
+                "return the new up first, then the new down.",
             ),
         ),
-        rtol=1e-6,
-        atol=1e-6,
     ),
 )

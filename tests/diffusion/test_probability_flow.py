@@ -25,6 +25,7 @@ from kexue_lab.diffusion.probability_flow import (
     solve_fokker_planck,
 )
 from kexue_lab.diffusion.schedules import NoiseSchedule, marginal_score
+from kexue_lab.exercises import exercise
 
 VP = NoiseSchedule.linear()
 SCORE = marginal_score(MIXTURE, VP)
@@ -627,3 +628,65 @@ def solve(p0=(1.0, 1.0, 1.0, 1.0), edges=GRID, times=(0.0, 1.0), diffusion=1.0, 
 def test_bad_input_raises(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+# ---------------------------------------------------------------- the exercises' own mathematics
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+def test_memory_of_a_still_cloud(eta):
+    """The Ornstein–Uhlenbeck process of `family_drift`'s rule, by its exact transition."""
+    theta, t, n = 0.8, 0.9, 200
+    share = eta**2
+    drift = -theta + 0.5 * (1 - share) * 2 * theta  # the score is −x
+    factor = math.exp(drift * t / n)
+    covariance = variance = 1.0
+    for _ in range(n):
+        covariance *= factor
+        fresh = -share * theta / drift * (1 - factor**2) if drift else 0.0
+        variance = factor**2 * variance + fresh
+    assert variance == pytest.approx(1.0)
+    assert exercise("diffusion/probability_flow", 1).solution(theta, eta, t) == pytest.approx(
+        covariance
+    )
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_the_sampler_without_shrinking_arrives_at_the_data(eta):
+    solution = exercise("diffusion/probability_flow", 3).solution
+    rng, m, s = np.random.default_rng(0), 1.0, 0.5
+    times = np.linspace(2, 0.01, 400)
+    x = m + math.sqrt(s**2 + 4) * rng.normal(size=20_000)
+    z = rng.normal(size=(399, 20_000))
+    ended = solution(x, lambda y, t: t * (y - m) / (s**2 + t**2), times, eta, z)
+    assert ended.mean() == pytest.approx(m, abs=0.02)
+    assert ended.std() == pytest.approx(s, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("answer", "passes"),
+    [
+        (lambda x, y, t: (x / (2 + 2 * t) + t * y, y / (2 + 2 * t) - t * x), True),
+        (
+            lambda x, y, t: (
+                x / (2 + 2 * t) - y * np.sin(x**2 + y**2),
+                y / (2 + 2 * t) + x * np.sin(x**2 + y**2),
+            ),
+            True,
+        ),
+        (lambda x, y, t: (x / (2 + 2 * t) - y * x, y / (2 + 2 * t) + x * x), False),
+        (lambda x, y, t: (x / (2 + 2 * t) - 1e-3 * y, y / (2 + 2 * t) + 1e-3 * x), False),
+    ],
+    ids=["rotation", "speed by radius", "speed by place", "too slow to tell"],
+)
+def test_another_velocity_is_judged(answer, passes):
+    assert exercise("diffusion/probability_flow", 4).check(answer).passed is passes
+
+
+def test_the_fewest_hops_change_every_share_as_before():
+    rng = np.random.default_rng(0)
+    p, up, down = rng.uniform(0.1, 1, 6), rng.uniform(0, 2, 5), rng.uniform(0, 2, 5)
+    new_up, new_down = exercise("diffusion/probability_flow", 5).solution(p, up, down)
+    assert (new_up * new_down == 0).all()
+    assert ((new_up >= 0) & (new_down >= 0)).all()
+    np.testing.assert_allclose(new_up * p[:-1] - new_down * p[1:], up * p[:-1] - down * p[1:])
