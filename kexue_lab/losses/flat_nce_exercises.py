@@ -334,7 +334,7 @@ EXERCISES = (
             Mistake(
                 "the other divergence alone",
                 lambda d, rho: d * rho**2 / (1 - rho**2) - _information(d, rho),
-                "that is KL(P ‖ J); KL(J ‖ P) is to be added.",
+                "that is KL(Q ‖ P); KL(P ‖ Q) is to be added.",
             ),
             Mistake(
                 "InfoNCE's ceiling",
