@@ -227,7 +227,7 @@ def critical_temperature(K: int, dtype: torch.dtype = torch.float32) -> float:
     """Return the τ above which no cosines make 1 + ξ round to 1.
 
     1 + ξ rounds to 1 (to even) where ξ ≤ 2^{−m}, m the bits of the significand: 24 in float32. So
-    `min_xi`(τ, K) = 2^{−m}, and τ = 2 / (m log 2 + log(K − 1)).
+    the least ξ, `min_xi` of τ and K, is 2^{−m} at τ = 2 / (m log 2 + log(K − 1)).
 
     Args:
         K: number of candidates, at least 2.
