@@ -1,4 +1,4 @@
-"""The command `kexue-lab`: list, open, run, record, app, new, refresh."""
+"""The command `kexue-lab`: list, open, run, record, app, handout, new, refresh."""
 
 import argparse
 import os
@@ -45,6 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     serving.add_argument("article", metavar="ARTICLE")
     serving.add_argument("--port", type=_port, default=8866, help="default: %(default)s")
     serving.set_defaults(command=_app)
+
+    _add_handout(commands)
 
     making = commands.add_parser("new", help="lay down the skeleton of a planned article")
     making.add_argument("article", metavar="ARTICLE")
@@ -110,6 +112,25 @@ def _add_record(commands: Any) -> None:
         "--workers", type=_count, default=2, help="notebooks at once (default: %(default)s)"
     )
     recording.set_defaults(command=_record)
+
+
+def _add_handout(commands: Any) -> None:
+    handing = commands.add_parser(
+        "handout", help="make nbgrader assignments: a graded cell per exercise, no solutions"
+    )
+    handing.add_argument("articles", nargs="+", metavar="ARTICLE")
+    handing.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        required=True,
+        help="nbgrader's course, outside this one; made if it is missing",
+    )
+    handing.add_argument(
+        "--points", type=_count, default=1, help="for each exercise (default: %(default)s)"
+    )
+    handing.set_defaults(command=_handout)
 
 
 def _count(text: str) -> int:
@@ -221,6 +242,18 @@ def _record(options: argparse.Namespace) -> int:
             status = 1
         status |= any(row.failed for row in rows.values())
     return status
+
+
+def _handout(options: argparse.Namespace) -> int:
+    from kexue_lab.course.handout import check_handout, hand_out
+
+    names = dict.fromkeys(_finished(name).name for name in options.articles)
+    for name in names:
+        check_handout(name, options.output)
+    for name in names:
+        print(hand_out(name, options.output, options.points))
+    print(f"next, in {options.output}: nbgrader generate_assignment NAME")
+    return 0
 
 
 def _new(options: argparse.Namespace) -> int:
