@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kexue_lab.course.catalog import SERIES, Article, UnknownArticle, catalog, find
-from kexue_lab.course.places import course_root, notebook_path, own_root, solutions_path
+from kexue_lab.course.places import (
+    course_root,
+    is_installed,
+    notebook_path,
+    own_root,
+    solutions_path,
+)
 
 _TAIL = 12
 _INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C has ended
@@ -168,6 +174,8 @@ def _open(options: argparse.Namespace) -> NoReturn:
     name = "index" if options.article is None else _finished(options.article).name
     if options.fresh and options.article is None:
         raise ValueError("--fresh needs the name of the article that is to start again")
+    if options.original and is_installed():
+        raise ValueError("--original is for authors, who have a clone of the course")
     folder = course_root() / "notebooks"
     if not options.original:
         folder = lab.own_folder()

@@ -8,17 +8,22 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from kexue_lab.course.places import PACKAGE, course_root
+from kexue_lab.course.places import PACKAGE, course_root, is_installed
 
-# Beside the course's folder `notebooks`, and as deep, so that links between notebooks hold.
-_OWN = "my"
+# Beside the course's folder `notebooks`, and as deep, so that links between notebooks hold; or,
+# where pip has installed the course, in the current folder.
+_OWN, _OWN_HERE = "my", "kexue-lab"
 # Which version of the course's file each copy was made from.
 _ORIGINS = ".origins.json"
 
 
 def own_folder() -> Path:
     """The folder of the learner's copies."""
-    return course_root() / _OWN
+    if not is_installed():
+        return course_root() / _OWN
+    here = Path.cwd()
+    begun = (folder for folder in (here, *here.parents) if (folder / _ORIGINS).exists())
+    return next(begun, here / _OWN_HERE)
 
 
 def lay_out(fresh: str | None = None) -> list[Path]:
@@ -76,7 +81,7 @@ def _set_aside(copy: Path) -> None:
 
 def command(notebook: Path, browser: bool) -> list[str]:
     """How to start JupyterLab with a notebook of the course open, and no window on its news."""
-    root = course_root()
+    root = own_folder().parent
     arguments = [
         *(sys.executable, "-m", "jupyterlab"),
         f"--ServerApp.root_dir={root}",
