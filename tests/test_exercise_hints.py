@@ -140,7 +140,12 @@ WRONG = [
         "`gamma` were squared",
     ),
     ("losses/accuracy", 3, sampled_wins, "digits"),
-    ("diffusion/diffusion_ode", 1, lambda k, t: -k * t ** (2 * k - 1), "the sign"),
+    (
+        "diffusion/diffusion_ode",
+        1,
+        lambda *a: -solution("diffusion/diffusion_ode", 1)(*a),
+        "the sign",
+    ),
     (
         "diffusion/poisson_flow",
         3,
@@ -159,9 +164,9 @@ WRONG = [
     ("diffusion/imperfect_mean", 1, sum_of_squares, "times the length of `noise`"),
     (
         "diffusion/diffusion_ode",
-        1,
-        lambda k, t: t ** (2 * k - 1),
-        "the right one times 1/`k`",
+        2,
+        lambda a, b: solution("diffusion/diffusion_ode", 2)(a, b) * a,
+        "the right one times `alpha_bar`",
     ),
     (
         "diffusion/optimal_variance",

@@ -32,6 +32,7 @@ from kexue_lab.diffusion import (
     poisson_flow,
     probability_flow,
     quality,
+    samplers,
     skip_tuning,
     unified,
 )
@@ -301,10 +302,6 @@ TABLE = {
         ),
         non_negative,
     ),
-    diffusion_ode.heat_solution: (
-        lambda i: diffusion_ode.heat_solution([1.0, 0, 2], i.number(), i.number()),
-        anything,
-    ),
     diffusion_ode.sigma_grid: (
         lambda i: diffusion_ode.sigma_grid(i.n, i.number(), i.number(), rho=i.number()),
         non_negative,
@@ -318,6 +315,24 @@ TABLE = {
         ),
         anything,
     ),
+    diffusion_ode.conditional_velocity: (
+        lambda i: diffusion_ode.conditional_velocity(
+            i.tensor(i.n, i.d), i.tensor(i.n, i.d), i.draw(shares), NoiseSchedule.linear()
+        ),
+        anything,
+    ),
+    **{
+        sampler: (
+            lambda i, sampler=sampler: sampler(
+                lambda x, t: x.tanh(),
+                NoiseSchedule.linear(),
+                i.tensor(i.n, i.d),
+                i.draw(st.sampled_from([[0.9, 0.5, 0.1, 0.0], [1.0, 1e-9], [1.0, 0.999, 0.3]])),
+            ),
+            anything,
+        )
+        for sampler in samplers.SAMPLERS.values()
+    },
     imperfect_mean.residual_variance: (
         lambda i: imperfect_mean.residual_variance(i.tensor(i.n, i.d), i.tensor(i.n, i.d)),
         non_negative,
@@ -924,13 +939,18 @@ ELSEWHERE = {
         skip_tuning.edm_error,
         skip_tuning.edm_loss,
         diffusion_ode.conditional_score_loss,
+        diffusion_ode.flow_matching_loss,
         em.gmm_log_joint,
         em.gmm_log_prior,
         acc.three_point_optimum,
         optimal_variance.variance_bounds,
         gs.concrete_log_prob,
     ),
-    "a few numbers in a row": (skip_tuning.skip_weights, ddim.check_decreasing_times),
+    "a few numbers in a row": (
+        skip_tuning.skip_weights,
+        ddim.check_decreasing_times,
+        samplers.steps_within,
+    ),
     "whole numbers, exact": (
         sy.logit_parameter_count,
         cc.dominant_color,
@@ -964,10 +984,10 @@ ELSEWHERE = {
 # Each takes a model, a law or an equation; extreme ones are tested beside them.
 OF_FUNCTIONS = frozenset(
     """
-    sample sample_analytic sample_edm sample_family log_likelihood flow_log_density
+    sample sample_analytic sample_edm sample_family log_likelihood flow_velocity
     denoiser_score marginal_score family_drift quantile_map reverse_step cold_step mask_sample
     noise_model velocity_batch edm_batch digit_network train_digit_network
-    fokker_planck_generator_2d cell_averages_2d solve_fokker_planck gaussian_flow_map
+    fokker_planck_generator_2d cell_averages_2d solve_fokker_planck
     continuity_residual wedge_symbolic last_solution_symbolic complete_basis
     complete_basis_batched planar_variational_flow em_rate fit_gmm hessian_spectral_norm
     score_function_gradient mask_sampler_distribution edit_sampler_distribution

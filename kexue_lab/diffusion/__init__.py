@@ -6,7 +6,8 @@
 - `quality`: how good samples are, without a downloaded network
 - `probability_flow`: Fokker–Planck on a grid, and the processes that share its solution
 - `ddim`: the Gaussian reverse steps that keep the marginals, and their sampler
-- `diffusion_ode`: the ODE in the noise level, its solvers and likelihoods
+- `diffusion_ode`: the velocity that carries data to noise, how it is learnt, noise levels
+- `samplers`: samplers without fresh noise, one function each, all with one signature
 - `optimal_variance`: Analytic-DPM: the best variance of a reverse step
 - `imperfect_mean`: that variance when the denoiser is wrong
 - `unified`: any gradual corruption, and its two-stage sampler

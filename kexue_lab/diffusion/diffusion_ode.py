@@ -1,10 +1,12 @@
-"""The diffusion ODE dx/dσ = −σ ∇ log p_σ(x), where p_σ is the data convolved with N(0, σ² I).
+"""The diffusion ODE, head-on: a velocity whose continuity equation has given marginals.
 
-Derived without an SDE: a velocity −D ∇ log p turns the continuity equation into the heat equation,
-whose solution is the noising x_σ = x_0 + σε. A constant matrix A = I + J with J antisymmetric,
-dx/dσ = −σ A ∇ log p_σ, keeps every p_σ too.
+Given x_t = ᾱ_t x_0 + β̄_t ε, one datum's points move with v_t(x|x_0) = dᾱ/dt x_0 + dβ̄/dt ε. The
+mean of these velocities over the data given x is a velocity of the whole cloud: no SDE is needed.
+In y = x/ᾱ and σ = β̄/ᾱ it is dy/dσ = ε = −σ ∇ log p_σ(y), where p_σ is the data convolved with
+N(0, σ² I); the samplers for it are in `kexue_lab.diffusion.samplers`. A constant matrix A = I + J
+with J antisymmetric, dy/dσ = −σ A ∇ log p_σ, keeps every p_σ too: `sample_ode` has it.
 Source: kexue.fm/archives/9280; Karras et al., "Elucidating the Design Space of Diffusion-Based
-Generative Models", arXiv:2206.00364.
+Generative Models", arXiv:2206.00364; Lipman et al., "Flow Matching", arXiv:2210.02747.
 """
 
 from __future__ import annotations
@@ -16,12 +18,11 @@ from typing import Literal
 import numpy as np
 import sympy as sp
 import torch
-from numpy.typing import ArrayLike, NDArray
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from kexue_lab.diffusion.schedules import Score
-from kexue_lab.precision import holds, narrowed, power_of_two, widened
+from kexue_lab.diffusion.ddim import NoiseModel
+from kexue_lab.diffusion.schedules import NoiseSchedule, Score
+from kexue_lab.precision import holds, narrowed, widened
 from kexue_lab.validation import (
     check_choice,
     check_count,
@@ -33,8 +34,7 @@ from kexue_lab.validation import (
     check_precise,
 )
 
-Array = NDArray[np.float64]
-Grid = Literal["rho", "log", "linear"]
+Grid = Literal["rho", "log", "linear", "angle"]
 Method = Literal["euler", "heun", "rk4"]
 Weighting = Literal["none", "sigma2"]
 Velocity = Callable[[Tensor, float], Tensor]
@@ -61,40 +61,108 @@ def continuity_residual(
     return sp.diff(p, t) + sum(sp.diff(v * p, x) for v, x in zip(f, xs, strict=True))
 
 
-def heat_solution(p0: ArrayLike, dx: float, sigma: float) -> Array:
-    """Return p0 convolved with N(0, σ²) on a periodic grid: each Fourier mode times e^{−σ²ω²/2}.
+def conditional_velocity(x: Tensor, x0: Tensor, t: float, schedule: NoiseSchedule) -> Tensor:
+    """Return v_t(x|x_0) = dᾱ/dt x_0 + dβ̄/dt ε with ε = (x − ᾱx_0)/β̄, the velocity of one datum.
 
     Args:
-        p0: (n,), values on a grid.
-        dx: spacing of the grid, > 0.
-        sigma: σ ≥ 0. Mass that leaves at one end comes in at the other.
+        x: points, (B, …).
+        x0: the datum of each, (B, …).
+        t: time with ᾱ_t, β̄_t > 0.
+        schedule: gives ᾱ, β̄ and their rates.
 
     Returns:
-        (n,).
+        (B, …), per unit of t.
 
     Raises:
-        ValueError: if p0 is not one-dimensional, dx is not positive or sigma negative.
+        TypeError: if x or x0 is not a floating-point tensor, or their dtypes disagree.
+        ValueError: if the shapes disagree, or ᾱ_t or β̄_t is 0.
+
+    Source: Lipman et al., arXiv:2210.02747, theorem 3.
+
+    Example:
+        >>> x, x0 = torch.tensor([0.8]), torch.tensor([1.0])
+        >>> time = NoiseSchedule.cosine(0).t_from_sigma(0.8 / 0.6)
+        >>> conditional_velocity(x, x0, time, NoiseSchedule.cosine(0)) * 2 / torch.pi
+        tensor([-0.6500])
     """
-    values = np.asarray(p0, dtype=np.float64)
-    if values.ndim != 1 or not values.size or not np.isfinite(values).all():
-        raise ValueError(f"p0 must have shape (n,) and be finite, got {values.shape}: {values}")
-    check_positive(dx=dx)
-    check_non_negative(sigma=sigma)
-    omega = 2 * np.pi * np.fft.rfftfreq(len(values), dx)
-    with np.errstate(over="ignore", invalid="ignore"):
-        modes = np.fft.rfft(values) * np.exp(-0.5 * (sigma * omega) ** 2)
-        smooth: Array = np.fft.irfft(modes, len(values))
-    if not np.isfinite(smooth).all():
-        raise ValueError(f"p0 and sigma/dx must stay within float64, got {sigma = }, {dx = }")
-    return smooth
+    _check_pair(x, x0, "x0")
+    ab, bb, drift = _rates(t, schedule)
+    wide, datum = widened(x), widened(x0)
+    eps = (wide - ab * datum) / bb
+    return narrowed(ab * drift * datum - ab * drift * (ab / bb) * eps, x.dtype, "the velocity")
+
+
+def flow_velocity(eps_fn: NoiseModel, schedule: NoiseSchedule) -> NoiseModel:
+    """Return the cloud's velocity (x, t) ↦ dᾱ/dt x̂_0 + dβ̄/dt ε̂ for a model of the mean noise ε̂.
+
+    It is the mean of `conditional_velocity` over the data given x, and the velocity of the
+    probability-flow ODE.
+
+    Args:
+        eps_fn: noise model, (x: (B, …), t) ↦ ε̂, (B, …).
+        schedule: gives ᾱ, β̄ and their rates.
+
+    Raises:
+        ValueError: (the result) if ᾱ_t or β̄_t is 0.
+
+    Source: Lipman et al., arXiv:2210.02747, theorem 1.
+    """
+
+    def velocity(x: Tensor, t: float) -> Tensor:
+        # With x̂_0 = (x − β̄ε̂)/ᾱ and ᾱ² + β̄² = 1 it is f x − (f/β̄) ε̂.
+        _, bb, drift = _rates(t, schedule)
+        eps = widened(eps_fn(x, t))
+        return narrowed(drift * widened(x) - drift / bb * eps, x.dtype, "the velocity")
+
+    return velocity
+
+
+def flow_matching_loss(
+    velocity: NoiseModel,
+    x0: Tensor,
+    t: float,
+    schedule: NoiseSchedule,
+    *,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return the mean over the batch of ‖v(x_t, t) − v_t(x_t|x_0)‖², a scalar.
+
+    Its least value is not 0 but the mean variance of v_t(x|x_0) given x.
+
+    Args:
+        velocity: (x: (B, d), t) ↦ (B, d).
+        x0: data, (B, d).
+        t: time with ᾱ_t, β̄_t > 0.
+        schedule: gives ᾱ, β̄ and their rates.
+        generator: source of ε.
+
+    Raises:
+        TypeError: if x0 is not a floating-point tensor.
+        ValueError: if x0 is not (B, d), or ᾱ_t or β̄_t is 0.
+
+    Source: Lipman et al., arXiv:2210.02747, equation 9.
+    """
+    check_points(x0=x0)
+    ab, bb, _ = _rates(t, schedule)
+    wide = widened(x0)
+    noise = torch.randn(wide.shape, generator=generator, dtype=wide.dtype, device=x0.device)
+    x = (ab * wide + bb * noise).to(x0.dtype)
+    error = widened(velocity(x, t)) - widened(conditional_velocity(x, x0, t, schedule))
+    return error.square().sum(-1).mean()
 
 
 def sigma_grid(
-    n: int, sigma_min: float, sigma_max: float, kind: Grid = "rho", rho: float = 7.0
+    n: int,
+    sigma_min: float,
+    sigma_max: float,
+    kind: Grid = "rho",
+    rho: float = 7.0,
+    scale: float = 1.0,
 ) -> Tensor:
     """Return n + 1 noise levels falling from σ_max to σ_min, (n+1,) float64.
 
-    "linear" and "log" are equally spaced in σ and ln σ; "rho" is equally spaced in σ^{1/ρ}.
+    "linear" and "log" are equally spaced in σ and ln σ; "rho" is equally spaced in σ^{1/ρ}, and
+    "angle" in arctan(σ/s), which is DDIM's best for the data N(0, s² I).
 
     Args:
         n: number of steps, ≥ 1.
@@ -102,11 +170,12 @@ def sigma_grid(
         sigma_max: first level.
         kind: see above.
         rho: exponent ρ of "rho", in [0.001, 1000].
+        scale: standard deviation s of "angle".
 
     Raises:
         TypeError: if n is not an integer.
-        ValueError: if n < 1, not 0 ≤ sigma_min < sigma_max < ∞, rho ≤ 0, sigma_min is 0 for "log",
-            or kind is unknown.
+        ValueError: if n < 1, not 0 ≤ sigma_min < sigma_max < ∞, rho ≤ 0, scale ≤ 0, sigma_min is 0
+            for "log", or kind is unknown.
 
     Source: Karras et al., arXiv:2206.00364, equation 5.
 
@@ -116,13 +185,16 @@ def sigma_grid(
     """
     check_count(n=n)
     check_non_negative(sigma_min=sigma_min)
-    check_positive(sigma_max=sigma_max, rho=rho)
+    check_positive(sigma_max=sigma_max, rho=rho, scale=scale)
     if not sigma_min < sigma_max:
         raise ValueError(f"sigma_min must be below sigma_max = {sigma_max}, got {sigma_min}")
     check_choice(Grid, kind=kind)
     if kind == "log":
         check_positive(sigma_min=sigma_min)
         levels = np.geomspace(sigma_max, sigma_min, n + 1)
+    elif kind == "angle":
+        first, last = np.arctan2([sigma_max, sigma_min], scale)
+        levels = scale * np.tan(np.linspace(first, last, n + 1))
     else:
         power = 1 / rho if kind == "rho" else 1.0
         # For ρ outside a powers of σ would all round to 1, or leave float64.
@@ -201,104 +273,6 @@ def sample_ode(
     return narrowed(torch.stack(path) if return_path else x, x.dtype, "the points")
 
 
-def flow_log_density(
-    score: Score,
-    x: Tensor,
-    sigmas: Sequence[float] | Tensor,
-    *,
-    matrix: Tensor | None = None,
-    method: Method = "rk4",
-) -> tuple[Tensor, Tensor]:
-    """Follow the ODE of `sample_ode` and the change of the log density along it.
-
-    log p_start(x) = log p_end(x_end) + delta with delta = ∫ ∇·v dσ, the divergence exact by
-    autograd (d backward passes for each evaluation).
-
-    Args:
-        score: (x: (B, d), σ) ↦ ∇ log p_σ(x), differentiable by autograd, each row depending on its
-            own point only.
-        x: (B, d), points at sigmas[0].
-        sigmas: as in `sample_ode`.
-        matrix: as in `sample_ode`.
-        method: as in `sample_ode`.
-
-    Returns:
-        x_end (B, d) and delta (B,), without gradients.
-
-    Raises:
-        TypeError, ValueError: as `sample_ode`.
-
-    Source: Chen et al., "Neural Ordinary Differential Equations", arXiv:1806.07366.
-    """
-    velocity = _velocity(score, x, matrix)
-    levels = check_monotone(sigmas=sigmas)
-    step = _stepper(method)
-    probes = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)[:, None].expand(-1, *x.shape)
-
-    def extended(state: Tensor, sigma: float) -> Tensor:
-        # The integral of the divergence rides along as one more coordinate.
-        speed, pull, *_ = torch.func.vjp(lambda y: velocity(y, sigma), state[:, :-1])
-        rows = torch.func.vmap(lambda probe: pull(probe)[0])(probes)
-        divergence = (rows * probes).sum((0, 2))
-        return torch.cat([speed, divergence[:, None]], -1)
-
-    state = torch.cat([x, x.new_zeros(len(x), 1)], -1)
-    with torch.no_grad():
-        for sigma, following in pairwise(levels):
-            state = step(extended, state, sigma, following)
-    return state[:, :-1], state[:, -1]
-
-
-def gaussian_flow_map(
-    cov0: ArrayLike, diffusivity: Callable[[float], ArrayLike], t0: float, t1: float
-) -> Array:
-    """Return Φ of x(t1) − m = Φ (x(t0) − m) under ẋ = −D_t ∇ log p_t for Gaussian p: (d, d).
-
-    Ċ = 2 D_t and Φ̇ = D_t C⁻¹ Φ, so that Φ C(t0) Φᵀ = C(t1). Integrated by DOP853.
-
-    Args:
-        cov0: C(t0), (d, d), symmetric positive definite.
-        diffusivity: t ↦ D_t, (d, d), symmetric.
-        t0: start.
-        t1: end; t1 < t0 is allowed while C stays positive definite.
-
-    Raises:
-        ValueError: if cov0 is not symmetric positive definite or diffusivity has another shape.
-        RuntimeError: if the integrator gives up, or Φ C(t0) Φᵀ misses C(t1) by more than 1e-6.
-    """
-    start = np.asarray(cov0, dtype=np.float64)
-    if start.ndim != 2 or start.shape[0] != start.shape[1]:
-        raise ValueError(f"cov0 must have shape (d, d), got {start.shape}")
-    tolerance = 1e-8 * np.abs(start).max(initial=0)
-    if (
-        not (np.abs(start - start.T) <= tolerance).all()
-        or not (np.linalg.eigvalsh(start) > 0).all()
-    ):
-        raise ValueError(f"cov0 must be symmetric positive definite, got {start.tolist()}")
-    d = len(start)
-    # Tolerances of the integrator are meant for a covariance of the order of 1.
-    unit = float(power_of_two(torch.tensor(np.trace(start) / d)))
-    unit = 1.0 if 1e-3 <= unit <= 1e3 else unit
-    if np.shape(diffusivity(t0)) != (d, d):
-        raise ValueError(f"diffusivity must return ({d}, {d}), got {np.shape(diffusivity(t0))}")
-
-    def slope(t: float, state: Array) -> Array:
-        covariance, flow = state.reshape(2, d, d)
-        matrix = np.asarray(diffusivity(t), dtype=np.float64) / unit
-        return np.stack([2 * matrix, matrix @ np.linalg.solve(covariance, flow)]).ravel()
-
-    initial = np.stack([start / unit, np.eye(d)]).ravel()
-    solution = solve_ivp(slope, (t0, t1), initial, "DOP853", rtol=1e-12, atol=1e-13)
-    if not solution.success:
-        raise RuntimeError(f"the integrator gave up: {solution.message}")
-    covariance, flow = solution.y[:, -1].reshape(2, d, d)
-    carried = flow @ (start / unit) @ flow.T
-    if not np.abs(carried - covariance).max() <= 1e-6 * np.abs(covariance).max():
-        raise RuntimeError("the flow lost its digits: C(t1) is too small beside C(t0)")
-    result: Array = flow
-    return result
-
-
 def conditional_score_loss(
     score: Score,
     x0: Tensor,
@@ -335,6 +309,20 @@ def conditional_score_loss(
         return (sigma * error).square().sum(-1).mean()
     loss = error.square().sum(-1).mean()
     return loss * sigma**2 if weighting == "sigma2" else loss
+
+
+def _check_pair(x: Tensor, other: Tensor, name: str) -> None:
+    check_floating(x=x, **{name: other})
+    if other.shape != x.shape:
+        raise ValueError(f"{name} must have the shape of x, {tuple(x.shape)}, got {other.shape}")
+
+
+def _rates(t: float, schedule: NoiseSchedule) -> tuple[float, float, float]:
+    """ᾱ_t, β̄_t and f_t = d ln ᾱ/dt, so that dᾱ/dt = fᾱ and dβ̄/dt = −fᾱ²/β̄."""
+    ab, bb = schedule.alpha_bar(t), schedule.beta_bar(t)
+    if not (ab > 0 and bb > 0):
+        raise ValueError(f"t must be a time with alpha_bar, beta_bar > 0, got {t}")
+    return ab, bb, schedule.drift(t)
 
 
 def _velocity(score: Score, x: Tensor, matrix: Tensor | None) -> Velocity:

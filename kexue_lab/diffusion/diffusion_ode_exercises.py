@@ -1,96 +1,134 @@
 """What the exercises of diffusion/diffusion_ode check."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import quad
-from scipy.optimize import brentq
-from scipy.stats import norm
 
 from kexue_lab.exercises import Exercise, Mistake
 
 Array = NDArray[np.float64]
 Inputs = Iterator[tuple[Any, ...]]
-
 _TURN = np.array([[0.0, -1.0], [1.0, 0.0]])
 
 
-# ---------------------------------------------------------------------------- 1: the diffusivity
+# ---------------------------------------------------------------------------- 1: the straight line
 
 
-def _powers(rng: np.random.Generator) -> Inputs:
-    yield 2.0, 1.5
+def _places(rng: np.random.Generator) -> Inputs:
+    yield 1.3, 0.7, 0.6, 0.4
     for _ in range(5):
-        yield float(rng.uniform(0.6, 4)), float(rng.uniform(0.2, 3))
+        x, m = rng.normal(0.8, 1.0, size=2)
+        yield float(x), float(rng.uniform(0.1, 0.9)), float(m), float(rng.uniform(0.3, 0.8))
 
 
-def _diffusivity(k: float, t: float) -> float:
-    return float(k * t ** (2 * k - 1))
+def _guesses(x: float, t: float, m: float, s: float) -> tuple[float, float]:
+    """The mean noise and the mean datum."""
+    pull = (x - (1 - t) * m) / ((1 - t) ** 2 * s**2 + t**2)
+    return t * pull, m + (1 - t) * s**2 * pull
 
 
-# ---------------------------------------------------------------------------- 2: a velocity
+def _straight(x: float, t: float, m: float, s: float) -> float:
+    noise, datum = _guesses(x, t, m, s)
+    return noise - datum
 
 
-def _moving_gaussians(rng: np.random.Generator) -> Inputs:
-    yield np.array([-1.0, 0.0, 2.0]), 0.0, 1.5, 0.0, 1.0
-    for _ in range(4):
-        m, m_dot, v_dot = rng.normal(size=3)
-        yield rng.normal(size=4), float(m), float(rng.uniform(0.3, 3)), float(m_dot), float(v_dot)
+# ---------------------------------------------------------------------------- 2: the floor
 
 
-def _velocity(x: Array, m: float, v: float, m_dot: float, v_dot: float) -> Array:
-    return m_dot + v_dot / (2 * v) * (x - m)
+def _sizes(rng: np.random.Generator) -> Inputs:
+    yield 0.6, 0.8
+    yield from ((float(a), float(b)) for a, b in rng.uniform(0.4, 1.6, size=(5, 2)))
 
 
-# ---------------------------------------------------------------------------- 3: transport
+def _datum_variance(alpha_bar: float, beta_bar: float) -> float:
+    """The mean of Var(x_0 | x) = 1 - tanh²(ᾱx/β̄²); by symmetry with x around +ᾱ."""
+    ratio = alpha_bar / beta_bar
+
+    def integrand(z: float) -> float:
+        bell = math.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+        return bell * (1 - math.tanh(ratio**2 + ratio * z) ** 2)
+
+    return float(quad(integrand, -12, 12, points=(-ratio, 0.0), epsabs=1e-12, limit=200)[0])
 
 
-def _mixtures(rng: np.random.Generator) -> Inputs:
-    """A point, a noise level and a mixture of two Gaussians."""
-    yield 0.0, 10.0, np.array([0.3, 0.7]), np.array([-1.5, 1.0]), np.array([0.3, 0.5])
-    for _ in range(3):
-        sigma, weight = float(rng.uniform(0.5, 8)), float(rng.uniform(0.2, 0.8))
-        means, sds = np.array([-1.0, 1.0]) * rng.uniform(1, 2, 2), rng.uniform(0.3, 0.7, 2)
-        # Where the data's own distribution function is neither 0 nor 1 to rounding, so that who
-        # goes in the other direction gets a number.
-        x = float(rng.uniform(means[0] - 2 * sds[0], means[1] + 2 * sds[1]))
-        yield x, sigma, np.array([weight, 1 - weight]), means, sds
+def _floor(alpha_bar: float, beta_bar: float) -> float:
+    return (alpha_bar / beta_bar) ** 2 * _datum_variance(alpha_bar, beta_bar)
 
 
-def _cdf(x: float, sigma: float, weights: Array, means: Array, sds: Array) -> float:
-    return float(weights @ norm.cdf(x, means, np.hypot(sds, sigma)))
+def _gaussian_floor(alpha_bar: float, beta_bar: float) -> float:
+    return alpha_bar**2 / (alpha_bar**2 + beta_bar**2)
 
 
-def _transport(x: float, sigma: float, weights: Array, means: Array, sds: Array) -> float:
-    level = _cdf(x, sigma, weights, means, sds)
-    root: float = brentq(lambda y: _cdf(y, 0.0, weights, means, sds) - level, -30, 30, xtol=1e-13)
-    return root
+def _typical_floor(alpha_bar: float, beta_bar: float) -> float:
+    ratio = alpha_bar / beta_bar
+    return ratio**2 * (1 - math.tanh(ratio**2) ** 2)
 
 
-def _noised(x: float, sigma: float, weights: Array, means: Array, sds: Array) -> float:
-    level = _cdf(x, 0.0, weights, means, sds)
-    root: float = brentq(
-        lambda y: _cdf(y, sigma, weights, means, sds) - level, -300, 300, xtol=1e-13
+# ---------------------------------------------------------------------------- 3: the midpoint
+
+
+class _BellNoise:
+    """The mean noise of data N(m, s²) in x = ᾱx_0 + β̄ε."""
+
+    def __init__(self, m: float, s: float) -> None:
+        self.m, self.s = m, s
+
+    def __call__(self, x: Array, alpha_bar: float, beta_bar: float) -> Array:
+        spread = alpha_bar**2 * self.s**2 + beta_bar**2
+        guess: Array = beta_bar * (x - alpha_bar * self.m) / spread
+        return guess
+
+    def __repr__(self) -> str:
+        return f"the mean noise of the data N({self.m:.2f}, {self.s:.2f}²)"
+
+
+def _levels(rng: np.random.Generator) -> Inputs:
+    for levels in ([3.0, 1.2, 0.4], [2.0, 1.5, 0.6, 0.1], [4.0, 0.9]):
+        noise = _BellNoise(float(rng.uniform(0.5, 1.5)), float(rng.uniform(0.4, 0.8)))
+        yield (2 * rng.normal(size=3)).round(2) + 1, noise, levels
+
+
+def _midpoint(
+    y: Array,
+    noise: Callable[[Array, float, float], Array],
+    levels: list[float],
+    *,
+    faults: tuple[str, ...] = (),
+) -> Array:
+    for s, u in pairwise(levels):
+        half = (s + u) / 2 if "half" in faults else math.sqrt(s * u)
+        shrunk = 1 / math.sqrt(1 + s**2)
+        slope = noise(y if "unshrunk" in faults else shrunk * y, shrunk, s * shrunk)
+        trial = y + ((u if "whole" in faults else half) - s) * slope
+        shrunk = 1 / math.sqrt(1 + half**2)
+        slope = noise(shrunk * trial, shrunk, half * shrunk)
+        y = (trial if "start" in faults else y) + (u - s) * slope
+    return y
+
+
+_FAULTS = {
+    "half": "half a step in ln σ ends at √(σu), not at the mean of σ and u.",
+    "unshrunk": "the noise model wants x = ᾱy, at both looks.",
+    "whole": "the trial goes to the middle only.",
+    "start": "the whole step starts where the trial started, not where it ended.",
+}
+
+
+def _left(faults: tuple[str, ...]) -> Mistake:
+    """The answer in which these faults are left."""
+    return Mistake(
+        f"left as it was: {', '.join(faults)}",
+        lambda *a: _midpoint(*a, faults=faults),
+        " And: ".join(_FAULTS[fault] for fault in faults),
     )
-    return root
 
 
-def _rescaled(x: float, sigma: float, weights: Array, means: Array, sds: Array) -> float:
-    mean = float(weights @ means)
-    variance = float(weights @ (sds**2 + means**2)) - mean**2
-    return mean + (x - mean) * float(np.sqrt(variance / (variance + sigma**2)))
-
-
-def _denoised(x: float, sigma: float, weights: Array, means: Array, sds: Array) -> float:
-    """E[x_0 | x]: one jump along the tangent."""
-    total = sds**2 + sigma**2
-    shares = weights * norm.pdf(x, means, np.sqrt(total))
-    return float(shares @ (means + sds**2 / total * (x - means)) / shares.sum())
-
-
-# ---------------------------------------------------------------------------- 4: a gauge field
+# ---------------------------------------------------------------------------- 4: stirring
 
 
 def _covariances(rng: np.random.Generator) -> Inputs:
@@ -106,130 +144,134 @@ def _judge_gauge(G: Any, C: Array) -> str | None:
     if field.shape != (2, 2) or not np.isfinite(field).all():
         return f"G must be a finite (2, 2) array, got shape {field.shape}"
     size = np.abs(field).max()
-    if size < 1e-6:
-        return "G = 0 changes nothing; find one that turns the paths"
+    if size < 0.01:
+        return "no entry of G is larger than 0.01 in size; find a field that turns the paths"
     field = field / size
     points = np.random.default_rng().normal(size=(20, 2)) @ np.linalg.cholesky(C).T
-    # ∇·(pR)/p = ∇·R + R·∇ log p
+    # ∇·(r p)/p = ∇·r + r·∇ ln p
     pull = -np.einsum("bi,bi->b", points @ field.T, np.linalg.solve(C, points.T).T)
     worst = np.abs(np.trace(field) + pull).max()
     if worst > 1e-8:
-        return f"∇·(pR)/p is not 0: at some point it is {worst:.4g}"
+        return f"∇·(r p)/p is not 0: at some point it is {worst:.4g}"
     return None
 
 
-# ---------------------------------------------------------------------------- 5: the floor
+# ---------------------------------------------------------------------------- 5: three looks
 
 
-def _noisy_mixtures(rng: np.random.Generator) -> Inputs:
-    for _, sigma, *mixture in _mixtures(rng):
-        yield (min(sigma, 1 + sigma / 8), *mixture)
+def _four_levels(rng: np.random.Generator) -> Inputs:
+    yield ([5.0, 3.0, 2.0, 0.5],)
+    for _ in range(4):
+        yield (np.cumsum(rng.uniform(0.2, 1.5, size=4))[::-1].tolist(),)
 
 
-def _fisher(sigma: float, weights: Array, means: Array, sds: Array) -> float:
-    total = sds**2 + sigma**2
-
-    def integrand(x: float) -> float:
-        parts = weights * norm.pdf(x, means, np.sqrt(total))
-        slope = parts @ ((means - x) / total)
-        return float(slope**2 / parts.sum())
-
-    reach = 9 * float(np.sqrt(total.max()))
-    value: float = quad(integrand, means[0] - reach, means[1] + reach, limit=200, epsabs=1e-11)[0]
-    return value
+def _area_weights(nodes: Array, start: float, end: float) -> Array:
+    """Weights of the slopes at the nodes for the area of their polynomial from start to end."""
+    shifted, power = nodes - start, np.arange(len(nodes))
+    moments = (end - start) ** (power + 1.0) / (power + 1)
+    return np.asarray(np.linalg.solve(shifted[None] ** power[:, None], moments))
 
 
-def _gaussian_floor(sigma: float, variance: Any) -> Any:
-    return variance / (sigma**2 * (variance + sigma**2))
+def _three(levels: list[float]) -> Array:
+    *nodes, end = levels
+    return _area_weights(np.array(nodes), nodes[-1], end)
 
 
-def _matched_floor(sigma: float, weights: Array, means: Array, sds: Array) -> float:
-    variance = weights @ (sds**2 + means**2) - (weights @ means) ** 2
-    return float(_gaussian_floor(sigma, variance))
+def _two(levels: list[float]) -> Array:
+    return np.concatenate([[0.0], _area_weights(np.array(levels[1:3]), levels[2], levels[3])])
 
 
-def _mean_floor(sigma: float, weights: Array, means: Array, sds: Array) -> float:
-    return float(weights @ _gaussian_floor(sigma, sds**2))
+def _middle_height(levels: list[float]) -> Array:
+    *nodes, end = levels
+    middle, weights = (nodes[-1] + end) / 2, []
+    for k, node in enumerate(nodes):
+        others = [other for i, other in enumerate(nodes) if i != k]
+        weights.append(np.prod([(middle - other) / (node - other) for other in others]))
+    return (end - nodes[-1]) * np.array(weights)
+
+
+def _equal_widths(levels: list[float]) -> Array:
+    return (levels[3] - levels[2]) * np.array([5.0, -16.0, 23.0]) / 12
 
 
 EXERCISES = (
     Exercise(
-        title="the diffusivity of a power of t",
-        solution=_diffusivity,
-        inputs=_powers,
+        title="the velocity of Gaussian data on a straight line",
+        solution=_straight,
+        inputs=_places,
         mistakes=(
             Mistake(
-                "half the variance",
-                lambda k, t: t ** (2 * k) / 2,
-                "σ² = 2∫D dt, so D is half the *derivative* of σ²",
+                "the mean as the datum",
+                lambda x, t, m, s: (x - (1 - t) * m) / t - m,
+                "this is the velocity of one datum, m; take the mean of (3) over the data that may "
+                "be at x: x̂_0 depends on x.",
             ),
             Mistake(
-                "the SDE's rate",
-                lambda k, t: 2 * k * t ** (2 * k - 1),
-                "that is dσ²/dt, the g² of an SDE; the heat equation has half of it",
+                "backwards",
+                lambda x, t, m, s: -_straight(x, t, m, s),
+                "the sign: t runs from data to noise, and the datum shrinks, dᾱ/dt = −1.",
             ),
             Mistake(
-                "the speed of σ",
-                lambda k, t: k * t ** (k - 1),
-                "that is dσ/dt; D = σ dσ/dt",
+                "as if ᾱ² + β̄² were 1",
+                lambda x, t, m, s: (-x + _guesses(x, t, m, s)[0] / t) / (1 - t),
+                "g² = −2f needs ᾱ² + β̄² = 1, which does not hold here: use (4) itself.",
+            ),
+            Mistake(
+                "the datum is not shrunk",
+                lambda x, t, m, s: (t - (1 - t) * s**2) * (x - (1 - t) * m) / (s**2 + t**2) - m,
+                "the variance of x_t is (1 − t)²s² + t²: the data's width shrinks too.",
+            ),
+            Mistake(
+                "the noise alone",
+                lambda x, t, m, s: _guesses(x, t, m, s)[0],
+                "the centre moves too: add dᾱ/dt x̂_0.",
             ),
         ),
     ),
     Exercise(
-        title="a velocity for a moving Gaussian",
-        solution=_velocity,
-        inputs=_moving_gaussians,
+        title="the loss of a perfect network",
+        solution=_floor,
+        inputs=_sizes,
+        rtol=1e-5,
+        atol=1e-7,
         mistakes=(
             Mistake(
-                "without the half",
-                lambda x, m, v, m_dot, v_dot: m_dot + v_dot / v * (x - m),
-                "lengths grow like √v, and d ln √v/dt = v_dot/(2v)",
+                "nothing",
+                lambda a, b: 0.0,
+                "given x the noise is still uncertain: it depends on which datum it was.",
             ),
             Mistake(
-                "the mean stays",
-                lambda x, m, v, m_dot, v_dot: v_dot / (2 * v) * (x - m),
-                "the mean moves too: add m_dot",
+                "the noise's variance",
+                lambda a, b: 1.0,
+                "this is the loss of the network that always answers 0; x tells something.",
             ),
             Mistake(
-                "about the origin",
-                lambda x, m, v, m_dot, v_dot: m_dot + v_dot / (2 * v) * x,
-                "the density spreads about its mean m, not about 0",
+                "the datum's variance",
+                _datum_variance,
+                "this is the mean variance of the datum given x; by x = ᾱx_0 + β̄ε the noise's is "
+                "(ᾱ/β̄)² times as large.",
+            ),
+            Mistake(
+                "a bell for the coin",
+                _gaussian_floor,
+                "this is the loss for the data N(0, 1), whose mean noise is a straight line in x; "
+                "the coin's is not.",
+            ),
+            Mistake(
+                "at one place",
+                _typical_floor,
+                "this is the variance at x = ᾱ only; take its mean over all x.",
             ),
         ),
     ),
     Exercise(
-        title="follow the ODE without solving it",
-        solution=_transport,
-        inputs=_mixtures,
-        mistakes=(
-            Mistake(
-                "rescaling",
-                _rescaled,
-                "shrinking about the mean is right for one Gaussian only; "
-                "what the flow keeps is the distribution function's value",
-            ),
-            Mistake(
-                "the mean datum",
-                _denoised,
-                "E[x_0|x] is where the tangent at σ points; the curve bends",
-            ),
-            Mistake(
-                "its own level",
-                lambda x, sigma, weights, means, sds: x,
-                "take the level F_σ(x), then solve F_0(y) = level for y",
-            ),
-            Mistake(
-                "the other direction",
-                _noised,
-                "this goes from the data to the noise: x is at noise level sigma, its image "
-                "among the data.",
-            ),
-        ),
-        rtol=1e-6,
-        atol=1e-8,
+        title="the midpoint method, mended",
+        solution=_midpoint,
+        inputs=_levels,
+        mistakes=tuple(_left(faults) for n in (1, 2, 3, 4) for faults in combinations(_FAULTS, n)),
     ),
     Exercise(
-        title="a gauge field for N(0, C)",
+        title="a velocity that stirs N(0, C)",
         solution=lambda C: C @ _TURN,
         inputs=_covariances,
         judge=_judge_gauge,
@@ -237,17 +279,17 @@ EXERCISES = (
             Mistake(
                 "outwards",
                 lambda C: np.eye(2),
-                "R = x spreads the density: ∇·(pR) is not 0",
+                "r = x spreads the density: ∇·(r p) is not 0.",
             ),
             Mistake(
                 "a plain rotation",
                 lambda C: _TURN,
-                "a rotation runs along circles; the level sets of p are ellipses",
+                "a rotation runs along circles; the level lines of p are ellipses.",
             ),
             Mistake(
                 "the factors in the wrong order",
                 lambda C: np.linalg.solve(C, _TURN),
-                "C⁻¹G must be antisymmetric; here it is C⁻²J",
+                "C⁻¹G must be antisymmetric; here it is C⁻²J.",
             ),
             Mistake(
                 "C on the wrong side",
@@ -257,37 +299,41 @@ EXERCISES = (
         ),
     ),
     Exercise(
-        title="the loss of a perfect network",
-        solution=lambda sigma, weights, means, sds: (
-            1 / sigma**2 - _fisher(sigma, weights, means, sds)
-        ),
-        inputs=_noisy_mixtures,
+        title="weights of three looks",
+        solution=_three,
+        inputs=_four_levels,
         mistakes=(
             Mistake(
-                "nothing",
-                lambda sigma, weights, means, sds: 0.0,
-                "the target −ε/σ is random given x; nobody can predict it without error",
-            ),
-            Mistake("the Fisher information", _fisher, "that is E s²; subtract it from 1/σ²"),
-            Mistake(
-                "the target's variance",
-                lambda sigma, weights, means, sds: 1 / sigma**2,
-                "1/σ² is the loss of the network that always answers 0; the score does better",
+                "equal widths",
+                _equal_widths,
+                "23, −16 and 5 twelfths belong to steps of equal width; here the widths differ.",
             ),
             Mistake(
-                "a Gaussian of the same variance",
-                _matched_floor,
-                "this is the loss for a single Gaussian of the mixture's variance; the mixture's"
-                " score is not linear.",
+                "the other order",
+                lambda levels: _three(levels)[::-1],
+                "the order: first the weight of the oldest look, at σ''.",
             ),
             Mistake(
-                "the mean of the components",
-                _mean_floor,
-                "a mixture's score is no mean of the components' scores with fixed weights: "
-                "integrate over x.",
+                "the height in the middle",
+                _middle_height,
+                "for a parabola the area is not width times height in the middle: integrate it.",
+            ),
+            Mistake(
+                "without the width",
+                lambda levels: _three(levels) / (levels[3] - levels[2]),
+                "these are the weights of a mean height; the area is the width times that. The "
+                "weights of an area add up to u − σ.",
+            ),
+            Mistake(
+                "two looks",
+                _two,
+                "this is the straight line through two looks, (10); use the third as well.",
+            ),
+            Mistake(
+                "the sign of the width",
+                lambda levels: -_three(levels),
+                "time runs backwards: the width u − σ is negative.",
             ),
         ),
-        rtol=1e-6,
-        atol=1e-8,
     ),
 )

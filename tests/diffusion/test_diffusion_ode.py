@@ -2,40 +2,41 @@
 
 import math
 
-import numpy as np
 import pytest
 import sympy as sp
 import torch
 from exact import MIXTURE
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from tensors import seeded, t64
 
 from kexue_lab.diffusion.ddim import sample
 from kexue_lab.diffusion.diffusion_ode import (
     conditional_score_loss,
+    conditional_velocity,
     continuity_residual,
     denoiser_score,
-    flow_log_density,
-    gaussian_flow_map,
-    heat_solution,
+    flow_matching_loss,
+    flow_velocity,
     sample_ode,
     sigma_grid,
 )
 from kexue_lab.diffusion.mixtures import GaussianMixture
-from kexue_lab.diffusion.schedules import NoiseSchedule
+from kexue_lab.diffusion.probability_flow import family_drift
+from kexue_lab.diffusion.schedules import NoiseSchedule, marginal_score
 
 
 def score(x, sigma):
     return MIXTURE.score(x, 1.0, sigma)
 
 
-def density(x, sigma):
-    return MIXTURE.log_prob(torch.as_tensor(x)[:, None], 1.0, sigma).exp().numpy()
+def velocity(x, x0, t):
+    return conditional_velocity(x, x0, t, COSINE)
 
 
-# --- the continuity and the heat equation ------------------------------------------------------
+COSINE = NoiseSchedule.cosine()
+
+
+# --- the continuity equation ------------------------------------------------------
 
 X, Y, T = sp.symbols("x y t", positive=True)
 
@@ -52,35 +53,74 @@ def test_the_residual_of_generic_functions():
     assert sp.expand(continuity_residual(p, [f, g], [X, Y], T) - expected) == 0
 
 
-def test_smoothing_gives_the_noised_density():
-    x = np.arange(-8, 8, 1 / 16)
-    p0 = density(x, 0.0)
-    np.testing.assert_allclose(heat_solution(p0, 1 / 16, 0.3), density(x, 0.3), atol=1e-14)
-    np.testing.assert_allclose(heat_solution(p0, 1 / 16, 1.0), density(x, 1.0), atol=1e-9)
-    np.testing.assert_allclose(heat_solution(p0, 1 / 16, 0.0), p0, atol=1e-14)
+# --- the velocity ------------------------------------------------------------------------------
+
+SCHEDULES = pytest.mark.parametrize("schedule", [COSINE, NoiseSchedule.linear()])
 
 
-@settings(deadline=None, max_examples=30)
-@given(n=st.integers(2, 50), a=st.floats(0, 2), b=st.floats(0, 2), seed=st.integers(0, 999))
-def test_smoothing_keeps_the_mass_and_variances_add(n, a, b, seed):
-    p = np.random.default_rng(seed).random(n)
-    once = heat_solution(heat_solution(p, 0.3, a), 0.3, b)
-    np.testing.assert_allclose(once, heat_solution(p, 0.3, math.hypot(a, b)), atol=1e-10)
-    assert once.sum() == pytest.approx(p.sum())
+@SCHEDULES
+def test_one_datum_moves_as_its_difference_quotient(schedule):
+    x0, eps = t64([-1.0, 0.5]), t64([0.3, 2.0])
+    place = lambda t: schedule.alpha_bar(t) * x0 + schedule.beta_bar(t) * eps  # noqa: E731
+    found = conditional_velocity(place(0.4), x0, 0.4, schedule)
+    torch.testing.assert_close(found, (place(0.4 + 1e-5) - place(0.4 - 1e-5)) / 2e-5)
+
+
+@SCHEDULES
+def test_the_mean_over_the_data_is_the_flow(schedule):
+    data, weights = t64([-1.0], [0.2], [1.5]), t64(0.2, 0.5, 0.3)
+    cloud = GaussianMixture(weights, data, 0 * weights)
+    noise = lambda x, t: cloud.noise(x, schedule.alpha_bar(t), schedule.beta_bar(t))  # noqa: E731
+    x, t = torch.linspace(-2, 2, 7, dtype=torch.float64)[:, None], 0.3
+    ab, bb = schedule.alpha_bar(t), schedule.beta_bar(t)
+    likely = weights * (-((x - ab * data.T) ** 2) / (2 * bb**2)).exp()
+    each = torch.cat([conditional_velocity(x, d.expand_as(x), t, schedule) for d in data], 1)
+    mean = (likely * each).sum(1, keepdim=True) / likely.sum(1, keepdim=True)
+    torch.testing.assert_close(flow_velocity(noise, schedule)(x, t), mean)
+
+
+@SCHEDULES
+def test_it_is_the_probability_flow(schedule):
+    x = t64([-1.0], [0.2], [1.5])
+    noise = lambda x, t: MIXTURE.noise(x, schedule.alpha_bar(t), schedule.beta_bar(t))  # noqa: E731
+    expected = family_drift(x, 0.6, marginal_score(MIXTURE, schedule), schedule)
+    torch.testing.assert_close(flow_velocity(noise, schedule)(x, 0.6), expected)
+
+
+def test_a_perfect_velocity_leaves_the_floor():
+    # For N(0, 1) the noise has the variance ᾱ² given x, and the velocity (ᾱσ')²ᾱ² = (f/β̄)²ᾱ².
+    t, g = 0.4, seeded(3)
+    ab, bb, f = (rate(t) for rate in (COSINE.alpha_bar, COSINE.beta_bar, COSINE.drift))
+    best = flow_velocity(lambda x, t: COSINE.beta_bar(t) * x, COSINE)
+    losses = torch.stack(
+        [
+            flow_matching_loss(
+                best,
+                torch.randn(5000, 2, generator=g, dtype=torch.float64),
+                t,
+                COSINE,
+                generator=g,
+            )
+            for _ in range(30)
+        ]
+    )
+    assert abs(losses.mean() - 2 * (f * ab / bb) ** 2) < 5 * losses.std() / math.sqrt(30)
 
 
 # --- grids -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["rho", "log", "linear"])
+@pytest.mark.parametrize("kind", ["rho", "log", "linear", "angle"])
 def test_grids_fall_from_end_to_end(kind):
-    grid = sigma_grid(7, 0.01, 50.0, kind)
+    grid = sigma_grid(7, 0.01, 50.0, kind, scale=0.5)
     assert grid.dtype == torch.float64
     assert grid.shape == (8,)
     assert grid[0] == 50
     assert grid[-1] == 0.01
     assert (grid.diff() < 0).all()
-    scale = {"rho": grid ** (1 / 7), "log": grid.log(), "linear": grid}[kind]
+    scale = {"rho": grid ** (1 / 7), "log": grid.log(), "linear": grid, "angle": (2 * grid).atan()}[
+        kind
+    ]
     torch.testing.assert_close(scale.diff(), scale.diff().mean().expand(7))
 
 
@@ -88,22 +128,13 @@ def test_a_grid_may_end_at_zero():
     assert sigma_grid(3, 0.0, 1.0, rho=3).tolist() == pytest.approx([1, 8 / 27, 1 / 27, 0])
 
 
+def test_even_times_of_the_cosine_are_even_angles():
+    schedule = NoiseSchedule.cosine(0)
+    grid = sigma_grid(6, 0.0, schedule.sigma(0.9), "angle")
+    torch.testing.assert_close(schedule.t_from_sigma(grid), schedule.times(6, 0.9))
+
+
 # --- the ODE -----------------------------------------------------------------------------------
-
-MAPPED = {-15: -1.734721960, 0: 0.695820970, 5: 1.056130784, 20: 1.901776574}
-LOG_P0 = (-1.225017919, -0.767516061, -0.588767626, -2.208868274)
-
-
-def test_the_map_and_the_log_density_by_their_digits():
-    x = t64(*MAPPED)[:, None]
-    grid = sigma_grid(800, 0.0, 10.0)
-    end, delta = flow_log_density(score, x, grid)
-    assert end[:, 0].tolist() == pytest.approx(list(MAPPED.values()), abs=1e-6)
-    start_log_p = MIXTURE.log_prob(x, 1.0, 10.0)
-    # log p_10(x) = log p_0(end) + delta.
-    assert (start_log_p - delta).tolist() == pytest.approx(LOG_P0, abs=1e-5)
-    assert MIXTURE.log_prob(end).tolist() == pytest.approx(LOG_P0, abs=1e-5)
-    torch.testing.assert_close(sample_ode(score, x, grid, method="rk4"), end)
 
 
 def test_a_stiff_solver_goes_the_same_way():
@@ -171,37 +202,6 @@ def test_denoising_ends_at_the_posterior_mean():
     assert torch.equal(sample_ode(score, x, [2.0, 0.5], denoise=True), path[-1])
 
 
-def test_log_densities_with_a_gauge_in_two_dimensions():
-    mixture = GaussianMixture(t64(0.4, 0.6), t64([-1.0, 0.5], [1.0, 0.0]), t64(0.2, 0.1))
-    two = lambda x, sigma: mixture.score(x, 1.0, sigma)  # noqa: E731
-    x = t64([-0.8, 0.6], [0.5, 0.1], [1.5, -0.7])
-    grid = sigma_grid(300, 0.0, 3.0).flip(0)
-    matrix = t64([1.0, -0.6], [0.6, 1.0])
-    end, delta = flow_log_density(two, x, grid, matrix=matrix)
-    torch.testing.assert_close(
-        mixture.log_prob(end, 1.0, 3.0) + delta, mixture.log_prob(x), rtol=0, atol=1e-5
-    )
-
-
-# --- Gaussian data -----------------------------------------------------------------------------
-
-
-def test_matrix_diffusivity_by_its_digits():
-    d = np.array([[1, 0.4], [0.4, 0.3]])
-    c0 = np.array([[0.5, -0.2], [-0.2, 0.3]])
-    flow = gaussian_flow_map(c0, lambda t: d, 0.0, 0.7)
-    expected = [[2.2646022, 1.25427317], [0.56442292, 1.79424976]]
-    np.testing.assert_allclose(flow, expected, atol=1e-7)
-    np.testing.assert_allclose(flow @ c0 @ flow.T, c0 + 1.4 * d, atol=1e-10)
-    np.testing.assert_allclose(flow @ [1, 1] + [1, -0.5], [4.51887536, 1.85867268], atol=1e-7)
-    isotropic = gaussian_flow_map(c0, lambda t: 0.4 * np.eye(2), 0.0, 1.0)
-    np.testing.assert_allclose(
-        isotropic, [[1.74358491, 0.37647023], [0.37647023, 2.12005514]], atol=1e-7
-    )
-    back = gaussian_flow_map(c0 + 1.4 * d, lambda t: d, 0.7, 0.0)
-    np.testing.assert_allclose(back @ flow, np.eye(2), atol=1e-8)
-
-
 # --- the loss ----------------------------------------------------------------------------------
 
 
@@ -233,9 +233,6 @@ P = torch.zeros(2, 1)
     ("call", "error", "message"),
     [
         (lambda: continuity_residual(X, [X, X], [X], T), ValueError, "f must have 1 components"),
-        (lambda: heat_solution(np.zeros((2, 2)), 0.1, 1), ValueError, r"p0 must have shape \(n,\)"),
-        (lambda: heat_solution([1.0], 0, 1), ValueError, "dx must be positive"),
-        (lambda: heat_solution([1.0], 0.1, -1), ValueError, "sigma must be non-negative"),
         (lambda: sigma_grid(0, 0.1, 1), ValueError, "n must be at least 1"),
         (lambda: sigma_grid(2.0, 0.1, 1), TypeError, "n must be an integer"),
         (lambda: sigma_grid(2, 1, 1), ValueError, "sigma_min must be below sigma_max = 1, got 1"),
@@ -253,32 +250,14 @@ P = torch.zeros(2, 1)
         (lambda: ode(matrix=torch.eye(1).double()), TypeError, "share one dtype"),
         (lambda: ode(method="rk5"), ValueError, "method must be one of .*got 'rk5'"),
         (lambda: ode(score=lambda x, s: x[:1]), ValueError, r"score must return shape \(2, 1\)"),
-        (lambda: flow_log_density(score, P, [1.0]), ValueError, "sigmas must be"),
-        (
-            lambda: flow_log_density(score, P.double(), [1.0, 0.5], method="x"),
-            ValueError,
-            "method must be",
-        ),
-        (
-            lambda: gaussian_flow_map([[1.0, 2.0]], lambda t: np.eye(2), 0, 1),
-            ValueError,
-            r"cov0 must have shape \(d, d\)",
-        ),
-        (
-            lambda: gaussian_flow_map([[1.0, 2], [2, 1]], lambda t: np.eye(2), 0, 1),
-            ValueError,
-            "cov0 must be symmetric positive definite",
-        ),
-        (
-            lambda: gaussian_flow_map([[1.0, 0.5], [0, 1]], lambda t: np.eye(2), 0, 1),
-            ValueError,
-            "cov0 must be symmetric",
-        ),
-        (
-            lambda: gaussian_flow_map(np.eye(2), lambda t: np.eye(3), 0, 1),
-            ValueError,
-            r"diffusivity must return \(2, 2\), got \(3, 3\)",
-        ),
+        (lambda: velocity(P, P[:1], 0.5), ValueError, r"x0 must have the shape of x, \(2, 1\)"),
+        (lambda: velocity(P, P.double(), 0.5), TypeError, "share one dtype"),
+        (lambda: velocity(P, P, 0.0), ValueError, "t must be a time with .* > 0, got 0.0"),
+        (lambda: velocity(P, P, 1.0), ValueError, "t must be a time with"),
+        (lambda: flow_velocity(lambda x, t: x, COSINE)(P, 1.0), ValueError, "t must be a time"),
+        (lambda: flow_matching_loss(lambda x, t: x, P[0], 0.5, COSINE), ValueError, "x0 must have"),
+        (lambda: flow_matching_loss(lambda x, t: x, P, 0.0, COSINE), ValueError, "t must be"),
+        (lambda: sigma_grid(2, 0.1, 1, "angle", scale=0), ValueError, "scale must be positive"),
         (lambda: conditional_score_loss(score, P[0], 1.0), ValueError, "x0 must have shape"),
         (lambda: conditional_score_loss(score, P, 0.0), ValueError, "sigma must be positive"),
         (
@@ -310,8 +289,6 @@ def test_the_last_step_to_zero_noise(method):
     assert torch.allclose(end, centre.expand_as(x), atol=1e-10)
     denoised = sample_ode(score, x, sigma_grid(5, 0.0, 80.0), method=method, denoise=True)
     assert torch.equal(denoised, end)
-    _, delta = flow_log_density(score, x, [2.0, 1.0], method=method)
-    assert bool(delta.isfinite().all())
 
 
 def test_a_path_cannot_start_where_there_is_no_score():
@@ -329,12 +306,3 @@ def test_half_precision_would_lose_the_steps():
 def test_exponents_that_round_all_levels_to_one_are_refused(rho):
     with pytest.raises(ValueError, match="rho must lie in"):
         sigma_grid(5, 0.1, 80.0, rho=rho)
-
-
-@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
-def test_the_gaussian_flow_scales_with_the_covariance(scale):
-    cov = np.array([[2.0, 0.5], [0.5, 1.0]])
-    flow = gaussian_flow_map(cov * scale, lambda t: scale * t * np.eye(2), 0.0, 2.0)
-    assert flow == pytest.approx(
-        gaussian_flow_map(cov, lambda t: t * np.eye(2), 0.0, 2.0), rel=1e-9
-    )
