@@ -115,14 +115,14 @@ WRONG = [
     ),
     (
         "diffusion/optimal_variance",
-        1,
-        lambda s, ab, bb: solution("diffusion/optimal_variance", 1)(s**0.5, ab, bb),
-        "`s` were its square root",
+        2,
+        lambda *a: solution("diffusion/optimal_variance", 2)(*a[:-1], a[-1] ** 2),
+        "`sigma` were squared",
     ),
     (
         "diffusion/optimal_variance",
-        1,
-        lambda *a: np.float32(solution("diffusion/optimal_variance", 1)(*a)),
+        5,
+        lambda *a: np.float32(solution("diffusion/optimal_variance", 5)(*a)),
         "float32",
     ),
     ("attention/linear_attention", 2, token_by_token, "a loop over single tokens is slow"),
@@ -156,8 +156,8 @@ WRONG = [
     ("diffusion/skip_tuning", 4, with_hooks_left, "remove() them"),
     (
         "diffusion/optimal_variance",
-        1,
-        lambda *a: float(np.float32(solution("diffusion/optimal_variance", 1)(*a))),
+        5,
+        lambda *a: float(np.float32(solution("diffusion/optimal_variance", 5)(*a))),
         "right, but in single precision: compute in float64",
     ),
     ("mathematics/em", 1, [0.5227, 0.7934, 0.5139], "unlike the other"),
@@ -171,8 +171,8 @@ WRONG = [
     (
         "diffusion/optimal_variance",
         3,
-        lambda eps, ab, bb, clip: float(((bb / ab) ** 2 * (1 - eps.var())).clamp(*clip)),
-        "right on 2 of 4 inputs",
+        lambda eps, ab, bb, variances: max(0.0, float((bb / ab) ** 2 * (1 - (eps**2).mean()))),
+        "right on 3 of 4 inputs",
     ),
     (
         "diffusion/unified",

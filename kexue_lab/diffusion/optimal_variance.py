@@ -269,8 +269,8 @@ def sample_analytic(
         sigma_bar2: σ̄² at times[0] … times[m−2], or a function (x, t) ↦ tensor that broadcasts to x
             (a conditional or diagonal variance).
         eta: η in [0, 1].
-        last_noise: draw the noise of the last step also, as a likelihood needs it; images look
-            better without.
+        last_noise: draw the noise of the last step also, as a likelihood needs it; images are
+            usually drawn without.
         generator: source of the noise.
 
     Returns:

@@ -2,225 +2,288 @@
 
 import math
 from collections.abc import Iterator
+from itertools import combinations
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import softmax
 
-from kexue_lab.diffusion.ddim import ddpm_sigma, posterior_coefficients
-from kexue_lab.diffusion.optimal_variance import (
-    linear_mmse,
-    optimal_reverse_variance,
-    variance_from_noise,
-)
+from kexue_lab.diffusion.ddim import posterior_coefficients
 from kexue_lab.exercises import Exercise, Mistake
 
+Array = NDArray[np.float64]
 Inputs = Iterator[tuple[Any, ...]]
 
 
-def _levels(rng: np.random.Generator) -> tuple[float, float]:
-    """A pair ᾱ, β̄ with ᾱ² + β̄² = 1."""
-    angle = rng.uniform(0.2, 1.3)
-    return math.cos(angle), math.sin(angle)
+# ---------------------------------------------------------------------------- 1: equally bad
 
 
-def _gaussians(rng: np.random.Generator) -> Inputs:
-    for _ in range(6):
-        yield float(rng.uniform(0.2, 3)), *_levels(rng)
+def _shares(rng: np.random.Generator) -> Inputs:
+    yield (0.5,)
+    for share in rng.uniform(0.1, 0.9, 5):
+        yield (float(share),)
 
 
-def _steps(rng: np.random.Generator) -> Inputs:
-    for _ in range(6):
-        late, early = rng.uniform(0.8, 1.4), rng.uniform(0.2, 0.7)
+def _price(factor: float) -> float:
+    """Twice the nats lost by `factor` times the best variance."""
+    return 1 / factor - 1 + math.log(factor)
+
+
+def _equally_bad(share: float) -> float:
+    cost = _price(share)
+    return float(brentq(lambda b: _price(b) - cost, 1.0, math.exp(cost + 1), xtol=1e-13))
+
+
+def _upside_down(share: float) -> float:
+    """With r = v/v* instead of v*/v."""
+    cost = share - 1 - math.log(share)
+    return float(brentq(lambda b: b - 1 - math.log(b) - cost, 1.0, 3 * cost + 10, xtol=1e-13))
+
+
+# ---------------------------------------------------------------------------- 2: a die
+
+
+def _dice(rng: np.random.Generator) -> Inputs:
+    for faces in (2, 3, 3, 6):
+        values = rng.normal(size=faces).round(2) + np.arange(faces)
+        probs = rng.dirichlet(np.ones(faces))
+        late, early = rng.uniform(0.8, 1.2), rng.uniform(0.3, 0.7)
         levels = math.cos(late), math.sin(late), math.cos(early), math.sin(early)
-        sigma = float(rng.uniform(0.1, 0.9)) * levels[3]
-        yield *levels, sigma, float(rng.uniform(0.1, 1.5))
+        x_t = levels[0] * float(values @ probs) + 0.4 * levels[1] * float(rng.normal())
+        yield values, probs, x_t, *levels, float(rng.uniform(0.3, 0.9)) * levels[3]
 
 
-def _noises(rng: np.random.Generator) -> Inputs:
-    for scale in (0.5, 0.7, 1.5):
-        # Not about 0; and with levels that leave the first two values between 0 and 1.
-        eps = torch.from_numpy(scale * rng.standard_normal((40, 5)) + rng.choice((-0.3, 0.3)))
-        angle = float(rng.uniform(0.3, 0.75))
-        yield eps, math.cos(angle), math.sin(angle), (0.0, 1.0)
-    yield torch.zeros(10, 3, dtype=torch.float64), 0.1, math.sqrt(0.99), (0.0, 1.0)
+def _open(values: Array, weights: Array) -> float:
+    return float(weights @ (values - weights @ values) ** 2)
 
 
-def _squares(rng: np.random.Generator) -> Inputs:
-    for _ in range(6):
-        earlier = rng.uniform(0.3, 0.99)
-        yield float(earlier * rng.uniform(0.1, 0.95)), float(earlier)
+def _step_variance(
+    values: Array,
+    probs: Array,
+    x_t: float,
+    ab_t: float,
+    bb_t: float,
+    ab_u: float,
+    bb_u: float,
+    sigma: float,
+    *,
+    faults: tuple[str, ...] = (),
+) -> float:
+    noise = bb_t if "noise" in faults else bb_t**2
+    log_weights = np.log(probs) - (x_t - ab_t * values) ** 2 / (2 * noise)
+    if "prior" in faults:
+        log_weights += np.log(1 / len(probs)) - np.log(probs)
+    weights = probs if "unseen" in faults else softmax(log_weights)
+    lam = posterior_coefficients(ab_t, bb_t, ab_u, bb_u, sigma)[1]
+    power = 1 if "linear" in faults else 2
+    share = 1.0 if "share" in faults else lam**power
+    fresh = 0.0 if "fresh" in faults else sigma**2
+    return fresh + share * _open(values, weights)
 
 
-def _data(rng: np.random.Generator) -> Inputs:
-    for d in (6, 4, 3):
-        # Coordinates of unlike size and far from 0, so that no two answers coincide by chance.
-        sizes = np.geomspace(0.2, 3, d)
-        mixed = rng.standard_normal((2000, d)) @ rng.standard_normal((d, d))
-        rows = sizes * (mixed + rng.choice([-1, 1], d) * rng.uniform(2, 4, d))
-        yield torch.from_numpy(rows), *_levels(rng)
+_DIE_HINTS = {
+    "unseen": "this is the variance before x_t was seen: weigh the values by Bayes' rule.",
+    "prior": "Bayes' rule also has the probability of each value before x_t was seen.",
+    "noise": "the noise in x_t has the variance β̄_t², not β̄_t.",
+    "share": "x_0 enters the step with the coefficient λ, so its variance enters with λ².",
+    "linear": "x_0 enters the step with the coefficient λ, so its variance enters with λ².",
+    "fresh": "the fresh noise has a variance, too: add σ².",
+}
 
 
-def _linear_bound(x0: Tensor, ab: float, bb: float) -> float:
-    return float(linear_mmse(torch.linalg.eigvalsh(torch.cov(x0.T)), ab, bb))
+def _die_mistake(fault: str) -> Mistake:
+    return Mistake(fault, lambda *a: _step_variance(*a, faults=(fault,)), _DIE_HINTS[fault])
 
 
-def _bound_from_mean_variance(x0: Tensor, ab: float, bb: float) -> float:
-    variance = float(x0.var(0).mean())
-    return variance * bb**2 / (ab**2 * variance + bb**2)
+# ---------------------------------------------------------------------------- 3: the estimate
 
 
-def _bound_from_diagonal(x0: Tensor, ab: float, bb: float) -> float:
-    variances = x0.var(0)
-    return float((variances * bb**2 / (ab**2 * variances + bb**2)).mean())
+def _outputs(rng: np.random.Generator) -> Inputs:
+    """Outputs of a network, the levels, and the variances of the data along their axes."""
+    for size, angle, widths in (
+        (0.4, 0.45, (5.0, 9.0)),  # within the bounds
+        (0.6, 1.0, (20.0, 30.0)),
+        (0.35, 1.1, (0.05, 3.0)),  # above the upper one
+        (1.3, 0.9, (0.5, 3.0)),  # below 0
+    ):
+        angle += float(rng.uniform(-0.03, 0.03))
+        eps = size * np.sign(rng.normal(size=(6, 3))) * rng.uniform(0.9, 1.1, (6, 3))
+        variances = np.array([*widths, 0.5 * sum(widths)]) * rng.uniform(0.9, 1.1, 3)
+        yield eps, math.cos(angle), math.sin(angle), variances
 
 
-def _bound_from_second_moments(x0: Tensor, ab: float, bb: float) -> float:
-    return float(linear_mmse(torch.linalg.eigvalsh(x0.T @ x0 / len(x0)), ab, bb))
+def _clipped_estimate(
+    eps: Array,
+    alpha_bar: float,
+    beta_bar: float,
+    variances: Array,
+    *,
+    faults: tuple[str, ...] = (),
+) -> float:
+    power = (eps**2).sum(1).mean() if "sum" in faults else (eps**2).mean()
+    ratio = alpha_bar / beta_bar if "factor" in faults else beta_bar / alpha_bar
+    known = variances.mean() if "axes" in faults else variances
+    upper = np.mean(known * beta_bar**2 / (alpha_bar**2 * known + beta_bar**2))
+    return float(np.clip(ratio**2 * (1 - power), 0, upper))
 
 
-def _lambda(A: float, A1: float) -> float:
-    levels = math.sqrt(A), math.sqrt(1 - A), math.sqrt(A1), math.sqrt(1 - A1)
-    return posterior_coefficients(*levels, ddpm_sigma(*levels))[1]
+_ESTIMATE_HINTS = {
+    "sum": "(7) has the mean over the dimensions: divide by d.",
+    "factor": "an error of the noise is one of the datum times β̄/ᾱ, not ᾱ/β̄.",
+    "axes": "the bound (8) holds along each axis: compute it there, and average the bounds.",
+}
+
+
+def _estimate_mistake(faults: tuple[str, ...]) -> Mistake:
+    hint = " And: ".join(_ESTIMATE_HINTS[fault] for fault in faults)
+    return Mistake(
+        f"left as it was: {', '.join(faults)}",
+        lambda *a: _clipped_estimate(*a, faults=faults),
+        hint,
+    )
+
+
+# ---------------------------------------------------------------------------- 4: wide, yet known
+
+
+def _two_points_open(a: float, t: float) -> float:
+    """σ̄_t² for x_0 = ±a and ᾱ = cos(πt/2), by quadrature."""
+    ab, bb = math.cos(math.pi * t / 2), math.sin(math.pi * t / 2)
+    z, weight = np.polynomial.hermite_e.hermegauss(80)
+    leaning = ab * a * (ab * a + bb * z) / bb**2
+    return float(a**2 * weight @ (1 - np.tanh(leaning) ** 2) / weight.sum())
+
+
+def _no_counter_example(answer: Any) -> str | None:
+    try:
+        a, t = map(float, answer)
+    except (TypeError, ValueError):
+        return "return two numbers: a and t"
+    if not (1.2 <= a <= 10 and 0.05 <= t <= 0.95):
+        return f"a must be in [1.2, 10] and t in [0.05, 0.95], got a = {a:g}, t = {t:g}"
+    unknown, normal = _two_points_open(a, t), math.sin(math.pi * t / 2) ** 2
+    if not unknown < normal / 2:
+        return f"what is open of the datum is {unknown:.4g}, not below β̄_t²/2 = {normal / 2:.4g}"
+    return None
+
+
+# ---------------------------------------------------------------------------- 5: one for each pixel
+
+
+def _pixels(rng: np.random.Generator) -> Inputs:
+    for d in (2, 3, 5, 10):
+        yield (np.exp(rng.normal(size=d)),)
+
+
+def _nats_saved(variances: Array) -> float:
+    return float(0.5 * np.sum(np.log(variances.mean() / variances)))
 
 
 EXERCISES = (
     Exercise(
-        "what is uncertain of Gaussian data",
-        solution=lambda s, ab, bb: s**2 * bb**2 / (ab**2 * s**2 + bb**2),
-        inputs=_gaussians,
+        "the factor that is equally bad",
+        solution=_equally_bad,
+        inputs=_shares,
         mistakes=(
             Mistake(
-                "variances subtracted",
-                lambda s, ab, bb: s**2 - bb**2 / ab**2,
-                "precisions add: 1/s² from the data, ᾱ²/β̄² from the observation x_t.",
+                "the inverse",
+                lambda share: 1 / share,
+                "twice the variance is cheaper than half of it (step 2): go further up.",
             ),
             Mistake(
-                "noise in units of x_t",
-                lambda s, ab, bb: s**2 * bb**2 / (s**2 + bb**2),
-                "x_t shrinks the data by ᾱ before the noise is added.",
+                "as far above as below",
+                lambda share: 2 - share,
+                "the price is no function of the distance v − v*; put v = b v* into (4).",
             ),
             Mistake(
-                "the observation alone",
-                lambda s, ab, bb: bb**2 / ab**2,
-                "this is the uncertainty from x_t alone; what is known of the data beforehand "
-                "lowers it.",
+                "r upside down",
+                _upside_down,
+                "r is the best variance over the one that is used, so r = 1/b.",
             ),
             Mistake(
-                "the standard deviation",
-                lambda s, ab, bb: s * bb / math.sqrt(ab**2 * s**2 + bb**2),
-                "this is the standard deviation; the variance is asked for.",
+                "the factor that was given",
+                lambda share: share,
+                "(4) takes each price twice, once below the best variance and once above.",
+            ),
+        ),
+        rtol=1e-7,
+    ),
+    Exercise(
+        "a die instead of a coin",
+        solution=_step_variance,
+        inputs=_dice,
+        mistakes=tuple(map(_die_mistake, _DIE_HINTS)),
+    ),
+    Exercise(
+        "the estimate, mended",
+        solution=_clipped_estimate,
+        inputs=_outputs,
+        mistakes=tuple(
+            _estimate_mistake(faults)
+            for count in (1, 2, 3)
+            for faults in combinations(_ESTIMATE_HINTS, count)
+        ),
+    ),
+    Exercise(
+        "wide data that are known",
+        solution=lambda: (2.0, 0.2),
+        judge=_no_counter_example,
+        mistakes=(
+            Mistake(
+                "narrow data",
+                lambda: (0.9, 0.2),
+                "their variance a² is below 1: the sentence does not speak of them.",
             ),
             Mistake(
-                "the variance of the posterior mean",
-                lambda s, ab, bb: ab**2 * s**4 / (ab**2 * s**2 + bb**2),
-                "this is how much the posterior *mean* varies; s² minus it is left.",
+                "too much noise",
+                lambda: (1.5, 0.9),
+                "there the noise hides which of the two points it was: go nearer to the data.",
+            ),
+            Mistake(
+                "hardly apart",
+                lambda: (1.2, 0.5),
+                "the points must be far apart in units of the noise: larger a, or smaller t.",
+            ),
+            Mistake(
+                "far apart, but later still",
+                lambda: (3.0, 0.95),
+                "at this t the points are only 2ᾱa apart, less than the noise: go nearer to the "
+                "data.",
             ),
         ),
     ),
     Exercise(
-        "the variance of a whole step",
-        solution=optimal_reverse_variance,
-        inputs=_steps,
+        "a variance for each pixel",
+        solution=_nats_saved,
+        inputs=_pixels,
         mistakes=(
             Mistake(
-                "without the coefficient",
-                lambda ab_t, bb_t, ab_u, bb_u, sigma, sigma_bar2: sigma**2 + sigma_bar2,
-                "x_0 enters the step with the coefficient λ, so its variance enters with λ².",
+                "without the half",
+                lambda variances: 2 * _nats_saved(variances),
+                "in one dimension the best variance v costs ½ ln v, not ln v.",
             ),
             Mistake(
-                "standard deviations added",
-                lambda *a: (a[4] + posterior_coefficients(*a[:5])[1] * math.sqrt(a[5])) ** 2,
-                "two independent noises: variances add, standard deviations do not.",
-                variants=(lambda *a: a[4] + posterior_coefficients(*a[:5])[1] * math.sqrt(a[5]),),
+                "per dimension",
+                lambda variances: _nats_saved(variances) / len(variances),
+                "the nats of the dimensions add up; this is their mean.",
             ),
             Mistake(
-                "λ = ᾱ_u",
-                lambda ab_t, bb_t, ab_u, bb_u, sigma, sigma_bar2: sigma**2 + ab_u**2 * sigma_bar2,
-                "λ = ᾱ_u − ᾱ_t κ: part of x_0 is already in κ x_t.",
+                "the other way round",
+                lambda variances: -_nats_saved(variances),
+                "more freedom cannot cost: the common variance is the dearer one.",
             ),
             Mistake(
-                "λ not squared",
-                lambda *a: a[4] ** 2 + posterior_coefficients(*a[:5])[1] * a[5],
-                "x_0 enters with the coefficient λ, so its variance enters with λ².",
-            ),
-            Mistake(
-                "λ of DDIM",
-                lambda *a: a[4] ** 2 + posterior_coefficients(*(*a[:4], 0.0))[1] ** 2 * a[5],
-                "κ leaves room for σ: with σ > 0 it is √(β̄_u² − σ²)/β̄_t.",
-            ),
-        ),
-    ),
-    Exercise(
-        "the second estimator, clipped",
-        solution=lambda eps, ab, bb, clip: float(variance_from_noise(eps, ab, bb, clip=clip)),
-        inputs=_noises,
-        mistakes=(
-            Mistake(
-                "sum over the dimensions",
-                lambda eps, ab, bb, clip: float(
-                    ((bb / ab) ** 2 * (1 - eps.square().sum(-1).mean())).clamp(*clip)
+                "the price (4) in each pixel, with r upside down",
+                lambda variances: float(
+                    0.5
+                    * np.sum(
+                        variances.mean() / variances - 1 - np.log(variances.mean() / variances)
+                    )
                 ),
-                "the squared length grows with d: divide by it.",
-            ),
-            Mistake(
-                "not clipped",
-                lambda eps, ab, bb, clip: float(variance_from_noise(eps, ab, bb)),
-                "the value must stay within clip = (lower, upper).",
-            ),
-            Mistake(
-                "the predicted part",
-                lambda eps, ab, bb, clip: float(
-                    ((bb / ab) ** 2 * eps.square().mean()).clamp(*clip)
-                ),
-                "the predicted part has the variance E ε²; what is left is 1 minus that.",
+                "r is the best variance over the one that is used: here v_i over their mean.",
             ),
         ),
-    ),
-    Exercise(
-        "λ of DDPM's step",
-        solution=_lambda,
-        inputs=_squares,
-        mistakes=(
-            Mistake(
-                "λ = ᾱ_u",
-                lambda A, A1: math.sqrt(A1),
-                "λ = ᾱ_u − ᾱ_t κ, and κ is not 0.",
-            ),
-            Mistake(
-                "squares not undone",
-                lambda A, A1: A1 * (1 - A / A1) / (1 - A),
-                "A and A_1 are squares of ᾱ: the factor in front is a square root.",
-            ),
-            Mistake(
-                "λ of DDIM",
-                lambda A, A1: math.sqrt(A1) - math.sqrt(A * (1 - A1) / (1 - A)),
-                "this is λ for σ = 0; here κ = √(β̄_u² − β̃²)/β̄_t.",
-            ),
-        ),
-    ),
-    Exercise(
-        "the linear bound of a data set",
-        solution=_linear_bound,
-        inputs=_data,
-        mistakes=(
-            Mistake(
-                "only the mean variance",
-                _bound_from_mean_variance,
-                "use each eigenvalue by itself, and average the results.",
-            ),
-            Mistake(
-                "variances of the coordinates",
-                _bound_from_diagonal,
-                "the coordinates are correlated: take the eigenvalues of the covariance matrix.",
-            ),
-            Mistake(
-                "second moments",
-                _bound_from_second_moments,
-                "subtract the mean first.",
-            ),
-        ),
-        rtol=2e-3,
     ),
 )

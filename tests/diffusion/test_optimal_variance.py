@@ -135,6 +135,36 @@ def test_it_minimises_the_expected_kl():
         assert kl(v) - kl(star) == pytest.approx(kl_excess(v, star, 3), abs=1e-12)
 
 
+@settings(deadline=None, max_examples=40)
+@given(t=st.floats(0.1, 0.95), share=st.floats(0, 0.9), x=st.floats(-1.5, 1.5))
+def test_it_is_the_variance_of_the_true_step(t, share, x):
+    """That of κ x_t + λ x_0 + σ z with x_0 of the mixture's posterior, by quadrature."""
+    u = share * t
+    levels = (*bars(t), *bars(u))
+    sigma = 0.5 * ddpm_sigma(*levels)
+    kappa, lam = posterior_coefficients(*levels, sigma)
+    x0 = torch.linspace(-5, 5, 20_001, dtype=torch.float64)[:, None]
+    log_joint = MIXTURE.log_prob(x0) - (x - levels[0] * x0[:, 0]).square() / (2 * levels[1] ** 2)
+    weight = log_joint.softmax(0)
+    mean = kappa * x + lam * x0[:, 0]
+    second = float(weight @ (mean - weight @ mean).square()) + sigma**2
+    point = torch.tensor([[x]], dtype=torch.float64)
+    known = float(MIXTURE.posterior_cov(point, *bars(t)))
+    assert optimal_reverse_variance(*levels, sigma, known) == pytest.approx(second, rel=1e-4)
+
+
+def test_for_gaussian_data_the_best_steps_lose_no_nats():
+    """The telescoping sum of the notebook's step 3: Σ ½ ln(v*/β²) = ½ ln(s²/V_T)."""
+    s, total = 0.7, 0.0
+    for t, u in ((0.9, 0.6), (0.6, 0.35), (0.35, 0.1), (0.1, 0.0)):
+        levels = (*bars(t), *bars(u))
+        open_ = linear_mmse(t64(s**2), *bars(t)).item()
+        best = optimal_reverse_variance(*levels, ddpm_sigma(*levels), open_)
+        total += 0.5 * math.log(best / (1 - (levels[0] / levels[2]) ** 2))
+    v_start = bars(0.9)[0] ** 2 * s**2 + bars(0.9)[1] ** 2
+    assert total == pytest.approx(0.5 * math.log(s**2 / v_start), abs=1e-12)
+
+
 def test_half_the_variance_in_two_dimensions():
     assert kl_excess(0.5, 1.0, 2) == pytest.approx(0.306852819, abs=1e-9)
     assert kl_excess(0.7, 0.7, 5) == 0
