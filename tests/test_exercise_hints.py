@@ -183,8 +183,8 @@ WRONG = [
     (
         "diffusion/unified",
         2,
-        lambda a, b, c, s, m: solution("diffusion/unified", 2)(b, a, c, s, m),
-        "`a` and `b` were exchanged",
+        lambda rho, eta: solution("diffusion/unified", 2)(eta, rho),
+        "`rho` and `eta` were exchanged",
     ),
 ]
 

@@ -11,6 +11,7 @@
 - `optimal_variance`: Analytic-DPM: the best variance of a reverse step
 - `imperfect_mean`: that variance when the denoiser is wrong
 - `unified`: any gradual corruption, and its two-stage sampler
+- `tokens`: masks and edits, and the laws of their samplers by enumeration
 - `poisson_flow`: data as charges, samples along their field lines
 - `skip_tuning`: weights on a trained U-Net's skip connections
 """

@@ -1,13 +1,14 @@
 """What the exercises of diffusion/unified check."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kexue_lab.diffusion.unified import mask_sampler_distribution
+from kexue_lab.diffusion.tokens import mask_sampler_distribution
 from kexue_lab.exercises import Exercise, Mistake
 
 Inputs = Iterator[tuple[Any, ...]]
@@ -15,17 +16,34 @@ Array = NDArray[np.float64]
 Tokens = tuple[int, ...]
 
 
-def _steps(rng: np.random.Generator) -> Inputs:
+# ---------------------------------------------------------------------------- 1: equal coins
+
+
+def _coins(rng: np.random.Generator) -> Inputs:
+    for n in (3, 4, 5, 7):
+        yield round(float(rng.uniform(0.55, 0.9)), 3), n
+
+
+def _at_once(q: float, n: int) -> float:
+    return float(1 - q**n - (1 - q) ** n)
+
+
+# ---------------------------------------------------------------------------- 2: a share of fresh
+
+
+def _shares(rng: np.random.Generator) -> Inputs:
     for _ in range(5):
-        late, early = rng.uniform(0.8, 1.4), rng.uniform(0.2, 0.7)
-        levels = math.cos(late), math.sin(late), math.cos(early), math.sin(early)
-        yield *rng.standard_normal((2, 6)), *levels
+        yield float(rng.uniform(0.3, 0.95)), float(rng.uniform(0.1, 0.9))
 
 
-def _modes(rng: np.random.Generator) -> Inputs:
-    for _ in range(6):
-        a, c, s = rng.uniform(0.1, 0.6), rng.uniform(0.3, 3), rng.uniform(0.1, 1)
-        yield float(a), float(rng.uniform(0.6, 1)), float(c), float(s), float(rng.uniform(0, 1))
+def _level(rho: float, eta: float, kept: float | None = None, fresh: float | None = None) -> float:
+    """The share of the variance at which x ↦ (ρ + kept (1 − ρ)) x + fresh noise comes to rest."""
+    kept = math.sqrt(1 - eta**2) if kept is None else kept
+    fresh = eta**2 if fresh is None else fresh
+    return fresh * (1 - rho) / (1 - (rho + kept * (1 - rho)) ** 2)
+
+
+# ---------------------------------------------------------------------------- 3: edits
 
 
 def _texts(rng: np.random.Generator) -> Inputs:
@@ -39,25 +57,6 @@ def _texts(rng: np.random.Generator) -> Inputs:
     yield (2, 0, 1), (2, 0, 1)
 
 
-def _word_laws(rng: np.random.Generator) -> Inputs:
-    for size in (2, 3, 7):
-        yield (rng.dirichlet(np.ones(size)),)
-
-
-def _pair_laws(rng: np.random.Generator) -> Inputs:
-    yield (np.diag([0.5, 0.5]),)
-    for size in (2, 3, 5):
-        yield (rng.dirichlet(np.full(size * size, 0.3)).reshape(size, size),)
-
-
-def _improved(x: Array, x0_hat: Array, ab_t: float, bb_t: float, ab_u: float, bb_u: float) -> Array:
-    return ab_u * x0_hat + bb_u * (x - ab_t * x0_hat) / bb_t
-
-
-def _lost(a: float, b: float, c: float, s: float, m: float) -> float:
-    return (b - a * math.sqrt(1 - m**2)) ** 2 * c * s**2 / (a**2 * c + s**2)
-
-
 def _restored(x: Tokens, x0_hat: Tokens) -> list[Tokens]:
     places = [i for i in range(len(x)) if x[i] != x0_hat[i]]
     return sorted((*x[:i], x0_hat[i], *x[i + 1 :]) for i in places)
@@ -67,65 +66,190 @@ def _restored_anywhere(x: Tokens, x0_hat: Tokens) -> list[Tokens]:
     return sorted({(*x[:i], x0_hat[i], *x[i + 1 :]) for i in range(len(x))})
 
 
-def _distance(p: Array) -> float:
-    return float(0.5 * np.abs(mask_sampler_distribution(p, k=2) - p).sum())
+# ---------------------------------------------------------------------------- 4: the repair
+
+
+class _Damping:
+    """A blur of three modes: x_0 exp(−rate t)."""
+
+    def __init__(self, rates: Array) -> None:
+        self.rates = rates
+
+    def __call__(self, x0: Array, t: float) -> Array:
+        damped: Array = x0 * np.exp(-self.rates * t)
+        return damped
+
+    def __repr__(self) -> str:
+        return f"the blur x0 * exp(-{self.rates.tolist()} t)"
+
+
+class _Guess:
+    """Some guess of the datum, not a good one."""
+
+    def __call__(self, x: Array, t: float) -> Array:
+        guess: Array = np.tanh((1 + 2 * t) * x)
+        return guess
+
+    def __repr__(self) -> str:
+        return "the guess tanh((1 + 2 t) x)"
+
+
+def _chains(rng: np.random.Generator) -> Inputs:
+    for n in (2, 3, 5):
+        times = np.sort(rng.uniform(0.05, 1, n + 1)).round(2)[::-1].tolist()
+        sizes = np.sort(rng.uniform(0.1, 1, n + 1)).round(2)[::-1].tolist()
+        yield (
+            rng.normal(size=3).round(2),
+            _Guess(),
+            _Damping(rng.uniform(0.5, 3, 3).round(2)),
+            sizes,
+            times,
+        )
+
+
+def _run_back(
+    x: Array,
+    guess: Callable[[Array, float], Array],
+    blur: Callable[[Array, float], Array],
+    sizes: list[float],
+    times: list[float],
+    *,
+    faults: tuple[str, ...] = (),
+) -> Array:
+    x0 = guess(x, times[0])
+    for i in range(len(times) - 1):
+        t, u = times[i], times[i + 1]
+        if "once" not in faults:
+            x0 = guess(x, t)
+        noise = x - blur(x0, u if "time" in faults else t)
+        if "size" not in faults:
+            noise = noise / sizes[i] * sizes[i + 1]
+        x = blur(x0, u) + noise
+    return x
+
+
+_REPAIRS = {
+    "once": "every state deserves a guess of its own: the later ones know more.",
+    "time": "the noise that you see is in x at time t: take the guess at t off it, not at u.",
+    "size": "what is left is the noise times its size at t; at u it has another size.",
+}
+
+
+def _repair_mistake(faults: tuple[str, ...]) -> Mistake:
+    hint = " And: ".join(_REPAIRS[fault] for fault in faults)
+    return Mistake(
+        f"left as it was: {', '.join(faults)}", lambda *a: _run_back(*a, faults=faults), hint
+    )
+
+
+# ---------------------------------------------------------------------------- 5: fresh masks
+
+
+def _not_a_law(answer: Any) -> str | None:
+    try:
+        law = np.asarray(answer, dtype=np.float64)
+    except (TypeError, ValueError):
+        return "return an array of probabilities"
+    if law.shape != (2, 2, 2):
+        return f"the array must have the shape (2, 2, 2), got {law.shape}"
+    if not (np.isfinite(law).all() and (law >= 0).all() and abs(law.sum() - 1) < 1e-9):
+        return "the entries must be non-negative with sum 1"
+    error = 0.5 * np.abs(mask_sampler_distribution(law, improved=False) - law).sum()
+    if not error > 0.05:
+        return f"with fresh masks this law comes out with an error of {error:.4f}: not over 0.05"
+    return None
+
+
+def _two_equal() -> Array:
+    """The first coin is fair and alone, the other two always agree."""
+    law = np.zeros((2, 2, 2))
+    law[:, [0, 1], [0, 1]] = 0.25
+    return law
+
+
+def _all_equal() -> Array:
+    law = np.zeros((2, 2, 2))
+    law[0, 0, 0] = law[1, 1, 1] = 0.5
+    return law
+
+
+def _even() -> Array:
+    law = np.zeros((2, 2, 2))
+    for a, b in np.ndindex(2, 2):
+        law[a, b, (a + b) % 2] = 0.25
+    return law
 
 
 EXERCISES = (
     Exercise(
-        "the improved step",
-        solution=_improved,
-        inputs=_steps,
+        "coins that always agree",
+        solution=lambda q, n: (_at_once(q, n), 0.0),
+        inputs=_coins,
         mistakes=(
             Mistake(
-                "the old noise level",
-                lambda x, x0_hat, ab_t, bb_t, ab_u, bb_u: ab_u * x0_hat + x - ab_t * x0_hat,
-                "recover ε by dividing by β̄_t, then corrupt with β̄_u.",
-            ),
-            Mistake(
-                "no noise",
-                lambda x, x0_hat, ab_t, bb_t, ab_u, bb_u: ab_u * x0_hat,
-                "this is the mean at u; the recovered noise is missing.",
-            ),
-            Mistake(
-                "the picture for the noise",
-                lambda x, x0_hat, ab_t, bb_t, ab_u, bb_u: ab_u * x0_hat + bb_u * x / bb_t,
-                "x/β̄_t still holds the picture: subtract ᾱ_t x̂_0 first.",
-            ),
-            Mistake(
-                "the times exchanged",
-                lambda x, x0_hat, ab_t, bb_t, ab_u, bb_u: _improved(
-                    x, x0_hat, ab_u, bb_u, ab_t, bb_t
+                "the second step wrong too",
+                lambda q, n: (_at_once(q, n), _at_once(q, n - 1)),
+                "the second number: once a coin lies open, do the others still depend on each "
+                "other?",
+                variants=(
+                    lambda q, n: (_at_once(q, n), _at_once(q, n) / 2),
+                    lambda q, n: (_at_once(q, n), _at_once(q, n)),
                 ),
-                "the noise is recovered at t and put back at u: you have exchanged the two.",
+            ),
+            Mistake(
+                "no halves",
+                lambda q, n: (2 * _at_once(q, n), 0.0),
+                "the first number: total variation is half the sum of absolute differences.",
+            ),
+            Mistake(
+                "as for two coins",
+                lambda q, n: (2 * q * (1 - q), 0.0),
+                "the first number: 2q(1 − q) is for two coins; with more of them more words are "
+                "mixed.",
+            ),
+            Mistake(
+                "the right words counted",
+                lambda q, n: (q**n + (1 - q) ** n, 0.0),
+                "the first number: this is the share of words that are right.",
+            ),
+            Mistake(
+                "only the heads",
+                lambda q, n: (q - q**n, 0.0),
+                "the first number: the word of tails has lost probability as well.",
             ),
         ),
     ),
     Exercise(
-        "the variance that a posterior mean loses",
-        solution=_lost,
-        inputs=_modes,
+        "a share of fresh noise",
+        solution=_level,
+        inputs=_shares,
         mistakes=(
             Mistake(
-                "as if no noise were fresh",
-                lambda a, b, c, s, m: (b - a) ** 2 * c * s**2 / (a**2 * c + s**2),
-                "only the share √(1 − m²) of the noise is recovered.",
+                "all noise fresh",
+                lambda rho, eta: 1 / (1 + rho),
+                "this is the level of the naive sampler, η = 1.",
             ),
             Mistake(
-                "the share of fresh noise",
-                lambda a, b, c, s, m: (b - a * m) ** 2 * c * s**2 / (a**2 * c + s**2),
-                "m is the share of the *fresh* noise; the recovered one has √(1 − m²).",
+                "1 − η kept",
+                lambda rho, eta: _level(rho, eta, kept=1 - eta),
+                "the kept noise and the fresh one must add up to a variance of 1: √(1 − η²) is "
+                "kept.",
             ),
             Mistake(
-                "prior variance",
-                lambda a, b, c, s, m: (b - a * math.sqrt(1 - m**2)) ** 2 * c,
-                "what the mean forgets is the posterior variance, not that of the data.",
+                "fresh noise of full size",
+                lambda rho, eta: _level(rho, eta, fresh=1.0),
+                "the fresh noise has the size η, so its variance is η² times that of all noise.",
             ),
             Mistake(
-                "1 − m",
-                lambda a, b, c, s, m: (b - a * (1 - m)) ** 2 * c * s**2 / (a**2 * c + s**2),
-                "shares of noise are shares of a variance: what is not fresh has √(1 − m²), not "
-                "1 − m.",
+                "η for its square",
+                lambda rho, eta: _level(rho, eta, fresh=eta),
+                "variances add up: the fresh noise brings η², not η.",
+            ),
+            Mistake(
+                "in units of the noise",
+                lambda rho, eta: _level(rho, eta) / (1 - rho),
+                "this is the variance over σ²; the share is over that of x, and σ² is (1 − ρ) "
+                "of it.",
             ),
         ),
     ),
@@ -161,47 +285,46 @@ EXERCISES = (
         ),
     ),
     Exercise(
-        "the law of an edited token",
-        solution=lambda p: (1 - p) / (len(p) - 1),
-        inputs=_word_laws,
-        mistakes=(
-            Mistake(
-                "uniform",
-                lambda p: np.full(len(p), 1 / len(p)),
-                "the new token differs from the old one: frequent words become rare.",
-            ),
-            Mistake(
-                "not normalised",
-                lambda p: 1 - p,
-                "V − 1 tokens are possible for each old one.",
-            ),
-            Mistake(
-                "divided by V",
-                lambda p: (1 - p) / len(p),
-                "V − 1 other tokens are possible, not V.",
-            ),
-            Mistake(
-                "the words' own law",
-                lambda p: np.array(p),
-                "the new token differs from the old one: a frequent word is mostly replaced by "
-                "others.",
-            ),
+        "the sampler of a noisy blur, mended",
+        solution=_run_back,
+        inputs=_chains,
+        mistakes=tuple(
+            _repair_mistake(faults)
+            for count in (1, 2)  # with all three left x is returned, as with the last two
+            for faults in combinations(_REPAIRS, count)
         ),
     ),
     Exercise(
-        "two tokens at once",
-        solution=_distance,
-        inputs=_pair_laws,
+        "a law that fresh masks spoil",
+        solution=_two_equal,
+        judge=_not_a_law,
         mistakes=(
             Mistake(
-                "no halves",
-                lambda p: 2 * _distance(p),
-                "total variation is half the sum of absolute differences.",
+                "three equal coins",
+                _all_equal,
+                "here one open coin tells the others: no pair is drawn apart that belongs "
+                "together. Let one coin say nothing about the two others.",
             ),
             Mistake(
-                "uniform marginals",
-                lambda p: float(0.5 * np.abs(p - 1 / p.size).sum()),
-                "the tokens are drawn independently from their own marginals.",
+                "an even number of tails",
+                _even,
+                "here any two coins are independent, so drawing two apart does no harm: let two of "
+                "them agree.",
+            ),
+            Mistake(
+                "independent coins",
+                lambda: np.full((2, 2, 2), 0.125),
+                "independent coins may be drawn apart: let two of them agree.",
+            ),
+            Mistake(
+                "a table of two coins",
+                lambda: np.diag([0.5, 0.5]),
+                "the array must have the shape (2, 2, 2), got (2, 2)",
+            ),
+            Mistake(
+                "counts for probabilities",
+                lambda: 4 * _two_equal(),
+                "the entries must be non-negative with sum 1",
             ),
         ),
     ),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.fft import dctn, idctn
 from tensors import seeded
 
+from kexue_lab.diffusion import tokens, unified
 from kexue_lab.diffusion.ddim import ddim_step
 from kexue_lab.diffusion.schedules import NoiseSchedule
 from kexue_lab.diffusion.unified import (
@@ -41,16 +42,16 @@ def total_variation(p, q):
 # --- continuous data ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mix", [0.0, 0.4])
-def test_with_gaussian_noise_it_is_the_ddim_family(mix):
+@pytest.mark.parametrize("eta", [0.0, 0.4])
+def test_with_gaussian_noise_it_is_the_ddim_family(eta):
     x, x0_hat = torch.randn(2, 50, 2, generator=seeded(), dtype=torch.float64)
-    found = reverse_step(x, x0_hat, forward, invert, 0.7, 0.3, mix=mix, generator=seeded(1))
+    found = reverse_step(x, x0_hat, forward, invert, 0.7, 0.3, eta=eta, generator=seeded(1))
     eps = invert(x0_hat, x, 0.7)
     bb = LINEAR.beta_bar(0.3)
     plain = ddim_step(x, eps, 0.7, 0.3, LINEAR)
     noise = torch.randn(50, 2, generator=seeded(1), dtype=torch.float64)
-    kept = math.sqrt(bb**2 - (bb * mix) ** 2)
-    expected = plain + (kept - bb) * eps + bb * mix * noise
+    kept = math.sqrt(bb**2 - (bb * eta) ** 2)
+    expected = plain + (kept - bb) * eps + bb * eta * noise
     torch.testing.assert_close(found, expected)
 
 
@@ -59,7 +60,7 @@ def test_the_baseline_forgets_the_noise():
     noise = torch.randn(50, 2, generator=seeded(1))
     expected = forward(x0_hat, noise, 0.3)
     for inverse in (None, invert):
-        found = reverse_step(x, x0_hat, forward, inverse, 0.7, 0.3, mix=1.0, generator=seeded(1))
+        found = reverse_step(x, x0_hat, forward, inverse, 0.7, 0.3, eta=1.0, generator=seeded(1))
         torch.testing.assert_close(found, expected)
 
 
@@ -125,6 +126,20 @@ def test_the_variance_is_that_of_the_chain(sampler):
     assert abs(x.var().item() / exact - 1) < 5 * math.sqrt(2 / n)
 
 
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 3.0])
+def test_short_naive_steps_come_to_rest_at_their_share(sigma):
+    rho = 1 / (1 + sigma**2)  # c = λ = 1
+    final = gaussian_mode_variance(1.0, [1.0] * 3000, sigma, "naive")
+    assert final == pytest.approx(rho**2 * (1 + sigma**2) / (1 + rho))
+    kept = gaussian_mode_variance(1.0, [1.0] * 3000, sigma, "improved")
+    assert kept == pytest.approx(rho**2 * (1 + sigma**2))
+
+
+def test_the_tokens_are_offered_here_as_well():
+    assert unified.mask_sample is tokens.mask_sample
+    assert set(unified.__all__) >= {"edit_sampler_distribution", "mask_sampler_distribution"}
+
+
 def test_blur_damps_each_cosine_mode():
     images = torch.randn(3, 8, 6, generator=seeded(), dtype=torch.float64)
     rows, columns = np.arange(8)[:, None], np.arange(6)
@@ -133,6 +148,10 @@ def test_blur_damps_each_cosine_mode():
     expected = torch.as_tensor(idctn(modes, axes=(1, 2), norm="ortho"))
     torch.testing.assert_close(dct_blur(images, 0.3), expected)
     torch.testing.assert_close(dct_blur(images, 0.0), images)
+    each = torch.stack(
+        [dct_blur(x[None], t)[0] for x, t in zip(images, (0.1, 0.5, 1.0), strict=True)]
+    )
+    torch.testing.assert_close(dct_blur(images, torch.tensor([0.1, 0.5, 1.0])), each)
     flat = dct_blur(images.float(), 1.0, strength=50.0)
     assert flat.dtype == torch.float32
     torch.testing.assert_close(flat, images.float().mean((1, 2), keepdim=True).expand(3, 8, 6))
@@ -252,8 +271,8 @@ X, P = torch.zeros(2, 3), np.full((2, 2), 0.25)
         (lambda: step(x=[0.0]), TypeError, "x must be a floating-point tensor, got list"),
         (lambda: step(x0_hat=X.double()), TypeError, "x, x0_hat must share one dtype"),
         (lambda: step(u=0.5), ValueError, "u must be before t = 0.5, got 0.5"),
-        (lambda: step(mix=1.5), ValueError, r"mix must lie in \[0, 1\], got 1.5"),
-        (lambda: step(invert=None), ValueError, "mix must be 1 if the noise cannot be recovered"),
+        (lambda: step(eta=1.5), ValueError, r"eta must lie in \[0, 1\], got 1.5"),
+        (lambda: step(invert=None), ValueError, "eta must be 1 if the noise cannot be recovered"),
         (lambda: cold_step(X, X, lambda x, t: x, 0.5, 0.6), ValueError, "u must be before"),
         (lambda: cold_step(X, X.int(), lambda x, t: x, 0.5, 0.4), TypeError, "x0_hat must be"),
         (lambda: gaussian_mode_variance(0, [0, 1], 1, "naive"), ValueError, "c must be positive"),
@@ -268,6 +287,7 @@ X, P = torch.zeros(2, 3), np.full((2, 2), 0.25)
         ),
         (lambda: dct_blur(X, 0.5), ValueError, r"images must have shape \(B, H, W\)"),
         (lambda: dct_blur(X[None], 1.5), ValueError, "t must lie in"),
+        (lambda: dct_blur(X[None], torch.zeros(2)), ValueError, "t must be a number or"),
         (lambda: dct_blur(X[None], 0.5, 0.0), ValueError, "strength must be positive"),
         (lambda: dct_blur(X[None].int(), 0.5), TypeError, "images must be a floating-point"),
         (lambda: mask_sampler_distribution(P * 2), ValueError, "p must be .* sum 1, got sum 2"),
