@@ -147,3 +147,41 @@ def test_the_records_lines_change_seed_by_seed(tmp_path):
     write_rows(path, {seed: Row(figures={"E1": {"a": 1.0 + (seed == 1)}}) for seed in range(3)})
     after = path.read_text("utf8").splitlines()
     assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
+
+
+# --- on a cluster ------------------------------------------------------------------------------
+
+KILLS_ITS_WORKER = """
+import os, signal
+from pathlib import Path
+mark = Path("killed")
+if SEED == 1 and not mark.exists():
+    mark.touch()
+    os.kill(os.getppid(), signal.SIGKILL)  # the kernel's parent is the worker
+"""
+
+
+def test_a_local_cluster_records_and_survives_a_dead_worker(course):
+    path = course / "em.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(2, new_code_cell(KILLS_ITS_WORKER))
+    nbformat.write(normalise(notebook), path)
+    said = []
+    rows = record(ARTICLE, [0, 1, 2], cluster="local", report=said.append)
+    assert (course / "killed").exists()
+    assert [rows[seed].figures for seed in (0, 1)] == [{"E1": {"a": 0.0}}, {"E1": {"a": 0.5}}]
+    assert "this seed fails" in rows[2].failed
+    assert said[-1].endswith("(3 of 3, 1 failed)")
+
+
+def test_a_running_cluster_is_taken_by_its_address(course):
+    distributed = pytest.importorskip("distributed")
+    options = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster:
+        rows = record(ARTICLE, [0, 1], cluster=cluster.scheduler_address, report=lambda _: None)
+    assert [row.failed for row in rows.values()] == ["", ""]
+
+
+def test_a_cluster_that_is_not_there_is_named(course):
+    with pytest.raises(OSError, match=r"tcp://127\.0\.0\.1:9"):
+        record(ARTICLE, [0], cluster="tcp://127.0.0.1:9", report=lambda _: None)

@@ -117,6 +117,13 @@ def _add_record(commands: Any) -> None:
     recording.add_argument(
         "--workers", type=_count, default=2, help="notebooks at once (default: %(default)s)"
     )
+    recording.add_argument(
+        "--cluster",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="run on dask: on processes of this machine, or on the scheduler at ADDRESS",
+    )
     recording.set_defaults(command=_record)
 
 
@@ -243,6 +250,7 @@ def _record(options: argparse.Namespace) -> int:
             range(options.seeds),
             scale=options.scale,
             workers=options.workers,
+            cluster=options.cluster,
             report=lambda line: print(f"  {line}", flush=True),
         )
         for key, count in rarely_held(rows).items():

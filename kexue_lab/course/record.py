@@ -7,7 +7,7 @@ import platform
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from kexue_lab.course.notebooks import execute
 from kexue_lab.course.places import PACKAGE, course_root, notebook_path
+from kexue_lab.course.pools import pool
 from kexue_lab.evidence import ENOUGH
 from kexue_lab.recorded import Row, read_rows, recorded_path, write_rows
 
@@ -29,6 +30,7 @@ def record(
     *,
     scale: str = "cpu",
     workers: int = 2,
+    cluster: str | None = None,
     report: Callable[[str], None] = print,
 ) -> dict[int, Row]:
     """Run the notebook once for each seed and store the rows beside the article's module.
@@ -41,6 +43,7 @@ def record(
         seeds: values of the notebook's `SEED`.
         scale: its `SCALE`.
         workers: how many notebooks run at once.
+        cluster: None, "local", or the address of a dask scheduler, as in `pools.pool`.
         report: is told what each seed gave, in a line.
 
     Returns:
@@ -52,19 +55,14 @@ def record(
     rows = {seed: row for seed, row in rows.items() if seed in wanted}
     if rows:
         report(f"{len(rows)} seeds were recorded before")
-    with ThreadPoolExecutor(workers) as pool:
-        running = {
-            pool.submit(_run, article, seed, scale, source, drafts): seed
-            for seed in wanted
-            if seed not in rows
-        }
-        try:
-            for done in as_completed(running):
-                rows[running[done]] = row = done.result()
-                report(f"seed {running[done]}: {row.failed or 'recorded'}")
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    drafts.mkdir(parents=True, exist_ok=True)
+    task = notebook_path(article), scale, source, drafts
+    missing = [seed for seed in wanted if seed not in rows]
+    with pool(workers, cluster) as executor:
+        running = {executor.submit(_run, seed, *task): seed for seed in missing}
+        for done in as_completed(running):
+            rows[running[done]] = row = _row(done, source)
+            report(f"seed {running[done]}: {row.failed or 'recorded'}{_progress(rows, wanted)}")
     write_rows(recorded_path(article), rows, scale)
     return rows
 
@@ -110,9 +108,21 @@ def is_stale(article: str) -> bool:
     return bool(rows) and any(row.source != fingerprint(article) for row in rows.values())
 
 
-def _run(article: str, seed: int, scale: str, source: str, drafts: Path) -> Row:
+def _progress(rows: Mapping[int, Row], wanted: list[int]) -> str:
+    failed = sum(bool(row.failed) for row in rows.values())
+    return f" ({len(rows)} of {len(wanted)}" + (f", {failed} failed)" if failed else ")")
+
+
+def _row(done: "Future[Row]", source: str) -> Row:
+    """What a run gave; if its worker has died again and again, that."""
+    try:
+        return done.result()
+    except Exception as error:
+        return Row(failed=f"{type(error).__name__}: {error}", source=source)
+
+
+def _run(seed: int, notebook: Path, scale: str, source: str, drafts: Path) -> Row:
     """One seed's row, from the notebook itself; also stored as a draft."""
-    drafts.mkdir(parents=True, exist_ok=True)
     handed = drafts / f"{seed}.handed"
     made = f"{date.today()}, " + ", ".join(
         f"{name} {version(name)}" for name in ("kexue-lab", "torch", "numpy")
@@ -123,7 +133,7 @@ def _run(article: str, seed: int, scale: str, source: str, drafts: Path) -> Row:
         "KEXUE_FIGURES_DIR": str(drafts / "figures"),  # not the course's own
     }
     try:
-        execute(notebook_path(article), environment, {"SEED": seed, "SCALE": scale})
+        execute(notebook, environment, {"SEED": seed, "SCALE": scale})
         row = Row(**json.loads(handed.read_text("utf8")), source=source, made=made)
     except (CellExecutionError, DeadKernelError, FileNotFoundError) as error:
         last = str(error).strip().splitlines()[-1]
