@@ -998,6 +998,7 @@ OF_FUNCTIONS = frozenset(
     gap_logits hidden_states tune_prompt encode review_corpus pretraining_corpus
     counting_rule_accuracy train_reader stored_reader mlp train_gans
     single_loss_gan ign_losses ign_loss train_igns
+    ring_setting digit_setting compare draw clock_times left_open
     """.split()  # noqa: SIM905
 )
 

@@ -10,6 +10,7 @@
 - `samplers`: samplers without fresh noise, one function each, all with one signature
 - `optimal_variance`: Analytic-DPM: the best variance of a reverse step
 - `imperfect_mean`: that variance when the denoiser is wrong
+- `comparison`: all samplers on the same data, for the table that opens the series
 - `unified`: any gradual corruption, and its two-stage sampler
 - `tokens`: masks and edits, and the laws of their samplers by enumeration
 - `poisson_flow`: data as charges, samples along their field lines
