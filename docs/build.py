@@ -19,7 +19,10 @@ from typing import Any
 
 import nbformat
 from check_links import problems
+from front import reading_minutes, series_page, start_page
+from glossary import glossary_page, terms_of
 from nbformat.v4 import new_markdown_cell
+from papers import bibliography, linked
 from sphinx.cmd.build import main as sphinx_build
 
 from kexue_lab.course.catalog import SERIES, Article, catalog
@@ -38,6 +41,7 @@ SHARED = (
     *("explore", "figures", "training", "transformer", "tasks", "data"),
 )
 FRAME_LIMIT = 300_000
+SHARE = re.compile(r"\d+ of \d+ seeds|\d+ paired seeds")
 STALE = "*(The recorded seeds of this lesson's experiment are older than its code.)*"
 WORKERS = 2  # notebooks that run side by side
 
@@ -47,7 +51,8 @@ def main() -> int:
     shutil.rmtree(STAGE, ignore_errors=True)
     shutil.rmtree(SITE, ignore_errors=True)
     STAGE.mkdir(parents=True)
-    shutil.copy(DOCS / "conf.py", STAGE)
+    for page in ("conf.py", "citing.md"):
+        shutil.copy(DOCS / page, STAGE)
     shutil.copytree(DOCS / "_static", STAGE / "_static")
     finished = [article for article in catalog().values() if article.finished]
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -55,7 +60,7 @@ def main() -> int:
     claims = {article.name: stage_article(article) for article in finished}
     stage_api(uses([article.name for article in finished]))
     write("verified.md", verified_page(claims))
-    write("index.md", start_page(finished))
+    stage_front([article.name for article in finished])
     status = sphinx_build(["-q", "-W", "--keep-going", "-b", "html", str(STAGE), str(SITE)])
     broken = problems(SITE)
     for problem in broken:
@@ -90,6 +95,9 @@ def stage_article(article: Article) -> dict[str, Claim]:
     if len(claims) != made:
         raise ValueError(f"{article.name} shows {len(claims)} claims, its run made {made}")
     fold_solutions(notebook, article)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = linked(cell.source)
     notebook.cells.append(new_markdown_cell(functions_used(notebook)))
     write(f"{article.name}.ipynb", nbformat.writes(notebook))
     return claims
@@ -303,63 +311,43 @@ def verified_page(claims: dict[str, dict[str, Claim]]) -> str:
         lines.append(f"| [{catalog()[name].title}]({name}.ipynb) | {cells} |")
     lines.append("| **all** | " + " | ".join(f"**{total[kind]}**" for kind in MARKS) + " |")
     lines += ["", *(f"- {m.sign} *{m.word}*: {m.meaning}." for m in MARKS.values()), ""]
+    lines += ['<div class="kx-filter"></div>', ""]
     for name, ledger in claims.items():
-        lines += [f"## {catalog()[name].title}", "", "| | evidence | claim |", "|---|---|---|"]
+        lines += [
+            f"::::{{dropdown}} {catalog()[name].title} ({len(ledger)})",
+            ":class-body: kx-ledger",
+        ]
+        lines += ["", "| | evidence | claim | |", "|---|---|---|---|"]
         for anchor, claim in ledger.items():
             mark = MARKS[claim.kind]
             place = f'<a href="{name}.html#{anchor}">{claim.key}</a>'
             statement = claim.statement.replace("|", r"\|")
-            lines.append(f"| {place} | {mark.sign} {mark.word} | {statement} |")
-        lines.append("")
+            share = SHARE.search(claim.detail)
+            seeds = share[0] if share else ""
+            lines.append(f"| {place} | {mark.sign} {mark.word} | {statement} | {seeds} |")
+        lines += ["::::", ""]
     return "\n".join(lines)
 
 
-def start_page(finished: list[Article]) -> str:
-    """The series with a picture for every finished article, and the planned ones."""
-    lines = [
-        "# kexue_lab",
-        "",
-        "38 articles of the Chinese blog [科学空间 (Scientific Spaces)](https://kexue.fm), each as "
-        "a notebook in which **every equation is checked by a machine, every figure answers to a "
-        "slider, and every claim is run again with numbers**. Read them here; run them with "
-        "`make lab`.",
-        "",
-        "[What is verified](verified.md) · [Library reference](api/index.md)",
-        "",
-    ]
+def stage_front(finished: list[str]) -> None:
+    """The pages before the lessons."""
+    notebooks = {name: nbformat.read(notebook_path(name), as_version=4) for name in finished}
+    titles = {article.name: article.title for article in catalog().values()}
+    terms = [term for name, notebook in notebooks.items() for term in terms_of(notebook, name)]
+    minutes = {name: reading_minutes(notebook) for name, notebook in notebooks.items()}
+    write("index.md", start_page())
     for series in SERIES:
-        articles = [a for a in catalog().values() if a.series == series]
-        lines += [f"## {series.capitalize()}", ""]
-        cards = [line for a in articles if a.finished for line in card(a)]
-        if cards:
-            lines += ["::::{grid} 1 2 2 3", ":gutter: 3", "", *cards, "::::", ""]
-        planned = [f"[{a.title}]({a.source})" for a in articles if not a.finished]
-        if planned:
-            lines += ["Planned: " + "; ".join(planned) + ".", ""]
-    for series in SERIES:
-        names = [a.name for a in finished if a.series == series]
-        if names:
-            toctree = ["```{toctree}", ":hidden:", f":caption: {series.capitalize()}", ""]
-            lines += [*toctree, *names, "```", ""]
-    lines += ["```{toctree}", ":hidden:", ":caption: Reference", "", "verified", "api/index", "```"]
-    return "\n".join(lines)
+        write(f"{series}/index.md", series_page(series, card_picture, minutes))
+    write("glossary.md", glossary_page(terms, titles))
+    write("papers.md", bibliography([catalog()[name] for name in finished]))
 
 
-def card(article: Article) -> list[str]:
-    """A card with the article's picture and both titles."""
+def card_picture(article: Article) -> str:
+    """Copy the picture that stands for an article; return its address from its series' page."""
     place = STAGE / "_static" / "cards" / article.series / article.picture
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "figures" / article.series / article.picture, place)
-    return [
-        f":::{{grid-item-card}} {article.title}",
-        f":link: {article.name}",
-        ":link-type: doc",
-        f":img-top: {place.relative_to(STAGE)}",
-        "",
-        article.title_zh,
-        ":::",
-        "",
-    ]
+    return f"../{place.relative_to(STAGE)}"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,13 @@
 """Sphinx configuration of the course's site; `docs/build.py` prepares the pages it reads."""
 
+import sys
+from pathlib import Path
+
+# The pages are staged in build/docs; what they need of the builder lies here.
+sys.path.insert(0, str(Path(__file__).parent.joinpath("..", "..", "docs").resolve()))
+
+from search import SearchBoth
+
 project = "kexue_lab"
 author = "The kexue_lab authors"
 copyright = "2026, the kexue_lab authors"
@@ -8,6 +16,7 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "sphinx_copybutton",
     "sphinx_design",
     "sphinx-mathjax-offline",
 ]
@@ -33,7 +42,7 @@ html_theme = "sphinx_book_theme"
 html_title = "kexue_lab"
 html_static_path = ["_static"]
 html_css_files = ["course.css"]
-html_js_files = ["frames.js"]
+html_js_files = ["frames.js", "verified.js"]
 html_favicon = "_static/favicon.svg"
 html_context = {"default_mode": "auto"}
 html_sourcelink_suffix = ""
@@ -63,5 +72,6 @@ def _skip_plain_fields(app, what, name, obj, skip, options):
 
 def setup(app):
     """Register what docstrings need."""
+    app.add_search_language(SearchBoth)
     app.connect("autodoc-process-docstring", _escape_bars)
     app.connect("autodoc-skip-member", _skip_plain_fields)

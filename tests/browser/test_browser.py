@@ -143,20 +143,34 @@ def test_an_exercise_shows_a_hint_and_then_its_check_mark(page, lab):
 def test_the_site(page, site):
     page.goto(f"{site}/index.html")
     finished = [article for article in catalog().values() if article.finished]
-    assert page.locator(".sd-card").count() == len(finished)
-    page.locator(".sd-card").first.click()
+    assert page.locator(".kx-map a").count() == len(finished)
+    page.locator(".kx-map a").first.click()
     page.wait_for_selector("mjx-container")
     assert page.locator("article h1").count() == 1
+    page.goto(f"{site}/mathematics/index.html")
+    assert page.locator(".sd-card").count() == sum(a.series == "mathematics" for a in finished)
     page.goto(f"{site}/verified.html")
+    page.locator("details summary").first.click()
     page.locator("table a[href*='#claim-']").first.click()
     page.wait_for_url("**/*#claim-*")
     assert not page.errors
     assert all(url.startswith((site, "data:", "blob:")) for url in page.requests)
 
 
-def test_the_site_is_searched_by_a_chinese_title(page, site):
-    title = catalog()["diffusion/probability_flow"].title_zh
-    page.goto(f"{site}/search.html?q={title}")
+def test_what_is_verified_is_filtered_by_its_kind(page, site):
+    page.goto(f"{site}/verified.html")
+    page.locator("details summary").first.click()
+    rows = page.locator("details tbody tr").filter(has_text="proved")
+    assert rows.first.is_visible()
+    page.locator(".kx-filter label").filter(has_text="proved").first.locator("input").uncheck()
+    assert not rows.first.is_visible()
+    assert page.locator("details tbody tr").filter(has_text="ruled out").first.is_visible()
+
+
+# A whole title, and a term of two characters.
+@pytest.mark.parametrize("query", [catalog()["diffusion/probability_flow"].title_zh, "得分"])
+def test_the_site_is_searched_in_chinese(page, site, query):
+    page.goto(f"{site}/search.html?q={query}")
     page.wait_for_selector("#search-results li a")
     links = page.locator("#search-results li a").all()
     assert any("diffusion/probability_flow" in link.get_attribute("href") for link in links)
