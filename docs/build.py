@@ -19,11 +19,12 @@ from typing import Any
 
 import nbformat
 from check_links import problems
-from front import reading_minutes, series_page, start_page
+from front import of_series, reading_minutes, series_page, start_page
 from glossary import glossary_page, terms_of
 from nbformat.v4 import new_markdown_cell
 from papers import bibliography, linked
 from sphinx.cmd.build import main as sphinx_build
+from teaching import teachers_page
 
 from kexue_lab.course.catalog import SERIES, Article, catalog
 from kexue_lab.course.places import PACKAGE, course_root, notebook_path, solutions_path
@@ -62,6 +63,9 @@ def main() -> int:
     write("verified.md", verified_page(claims))
     stage_front([article.name for article in finished])
     status = sphinx_build(["-q", "-W", "--keep-going", "-b", "html", str(STAGE), str(SITE)])
+    for article in finished:  # the download button's: as it is in the course, not as it was staged
+        place = SITE / "_sources" / f"{article.name}.ipynb"
+        shutil.copyfile(notebook_path(article.name), place)
     broken = problems(SITE)
     for problem in broken:
         print(f"error: {problem}", file=sys.stderr)
@@ -338,6 +342,8 @@ def stage_front(finished: list[str]) -> None:
     write("index.md", start_page())
     for series in SERIES:
         write(f"{series}/index.md", series_page(series, card_picture, minutes))
+        articles = [article for article in of_series(series) if article.name in notebooks]
+        write(f"{series}/teaching.md", teachers_page(series, articles, notebooks))
     write("glossary.md", glossary_page(terms, titles))
     write("papers.md", bibliography([catalog()[name] for name in finished]))
 

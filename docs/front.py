@@ -106,9 +106,19 @@ def series_page(
     for article in articles:
         if article.finished:
             lines += _card(article, said.get(article.name, ""), picture_of(article), minutes)
-    lines += ["::::", "", after, "", "```{toctree}", ":hidden:", ""]
+    lines += [
+        "::::",
+        "",
+        after,
+        "",
+        "[For teachers](teaching.md)",
+        "",
+        "```{toctree}",
+        ":hidden:",
+        "",
+    ]
     lines += [article.name.split("/")[1] for article in articles if article.finished]
-    return "\n".join([*lines, "```"])
+    return "\n".join([*lines, "teaching", "```"])
 
 
 def _card(article: Article, said: str, picture: str, minutes: dict[str, int | None]) -> list[str]:

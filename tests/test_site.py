@@ -14,9 +14,11 @@ from front import BEGIN, in_a_line, of_series, start_page
 from glossary import Term, glossary_page, terms_of
 from papers import bibliography, linked
 from search import SearchBoth
+from teaching import FOR_A_CLASS, goals, kinds, marking, teachers_page
 
 from kexue_lab.course.catalog import SERIES, catalog
 from kexue_lab.course.places import notebook_path
+from kexue_lab.exercises import Exercise, exercises_of
 
 
 def notebook(text):
@@ -109,3 +111,33 @@ def test_search_splits_chinese_into_pairs_and_keeps_english():
     split = SearchBoth({}).split
     assert split("the score 扩散模型") == ["the", "score", "扩散", "散模", "模型"]
     assert split("迹") == ["迹"]
+
+
+LESSONS = [article.name for article in catalog().values() if article.state == "lesson"]
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_a_lesson_promises_something_and_says_what_each_exercise_asks(name):
+    lesson = nbformat.read(notebook_path(name), as_version=4)
+    assert 3 <= len(goals(lesson)) <= 6
+    assert set(kinds(lesson)) == set(exercises_of(name))
+
+
+@pytest.mark.parametrize("series", SERIES)
+def test_the_teachers_page_lists_every_exercise(series):
+    articles = [article for article in of_series(series) if article.finished]
+    read = {a.name: nbformat.read(notebook_path(a.name), as_version=4) for a in articles}
+    page = teachers_page(series, articles, read)
+    assert FOR_A_CLASS[series] in page
+    rows = [line for line in page.splitlines() if re.match(r"\|\d+\|", line)]
+    assert len(rows) == sum(len(exercises_of(article.name)) for article in articles)
+    assert all(len(row.split("|")) == 6 or r"\|" in row for row in rows)
+
+
+def test_marking_says_where_an_answer_could_be_copied():
+    fixed = Exercise("a value", solution=lambda: 2)
+    assert "copied" in marking(fixed)
+    fresh = Exercise("a function", solution=abs, inputs=lambda rng: [(rng.normal(),)])
+    assert "fresh" in marking(fresh)
+    judged = Exercise("any", solution=abs, judge=lambda got: None)
+    assert "judged" in marking(judged)
