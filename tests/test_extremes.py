@@ -56,7 +56,7 @@ from kexue_lab.losses import total_variation as tv
 from kexue_lab.mathematics import cross_counting as cc
 from kexue_lab.mathematics import em, linear_ode
 from kexue_lab.mathematics import random_sector as rs
-from kexue_lab.optimization import amos
+from kexue_lab.optimization import amos, simsiam
 from kexue_lab.optimization import gradient_clipping as gc
 from kexue_lab.text import cur_retrieval as cur
 from kexue_lab.text import (
@@ -116,6 +116,9 @@ def mixture(i):
 
 
 either_loss = st.sampled_from(["logistic", "wasserstein"])
+
+
+flows = st.sampled_from(["stop_gradient", "full", "target_only"])
 
 
 def slope_penalty(x, w):
@@ -913,6 +916,22 @@ TABLE = {
         ),
         probability,
     ),
+    simsiam.toy_limit: (
+        lambda i: simsiam.toy_limit(i.draw(numbers), i.draw(numbers), i.draw(flows)),
+        anything,
+    ),
+    simsiam.mode_fixed_points: (
+        lambda i: simsiam.mode_fixed_points(i.draw(positive), i.draw(positive)),
+        anything,
+    ),
+    simsiam.simsiam_loss: (
+        lambda i: simsiam.simsiam_loss(*(i.tensor(i.n, i.d) for _ in range(4))),
+        anything,
+    ),
+    simsiam.collapse_metrics: (
+        lambda i: simsiam.collapse_metrics(i.tensor(i.n + 1, i.d)),
+        anything,
+    ),
     dialogue.dialogue_loss: (
         lambda i: dialogue.dialogue_loss(
             i.tensor(i.m, i.n + 1, i.d + 1),
@@ -999,6 +1018,8 @@ OF_FUNCTIONS = frozenset(
     counting_rule_accuracy train_reader stored_reader mlp train_gans
     single_loss_gan ign_losses ign_loss train_igns
     ring_setting digit_setting compare draw clock_times left_open
+    toy_flow linear_flow noise_penalty jacobian_penalty fast_gradient_perturbation
+    gradient_penalty_loss virtual_adversarial_direction virtual_adversarial_loss
     """.split()  # noqa: SIM905
 )
 
