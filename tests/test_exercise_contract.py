@@ -25,7 +25,6 @@ EXERCISES = [(name, number) for name in finished() for number in exercises_of(na
 # In these notebooks, written before the rule, a function that stands there answers the exercise.
 # They are excused until they become lessons; then the entry has no effect and goes.
 ANSWERED_BY_A_VISIBLE_FUNCTION = {
-    "diffusion/imperfect_mean": {4: "im.variance_nll"},
     "diffusion/poisson_flow": {5: "pf.prior_tv_constant"},
     "diffusion/skip_tuning": {1: "st.skip_weights"},
 }

@@ -64,10 +64,6 @@ def sampled_wins(mu, sd):
     return float(((mu + noise).argmax(1) == 0).mean())
 
 
-def sum_of_squares(noise, eps):
-    return float(np.sum((noise - eps) ** 2))
-
-
 WRONG = [
     (
         "mathematics/random_sector",
@@ -161,7 +157,12 @@ WRONG = [
         "right, but in single precision: compute in float64",
     ),
     ("mathematics/em", 1, [0.5227, 0.7934, 0.5139], "unlike the other"),
-    ("diffusion/imperfect_mean", 1, sum_of_squares, "times the length of `noise`"),
+    (
+        "diffusion/imperfect_mean",
+        2,
+        lambda v, v_hat, a, b: b**2 * ((v - v_hat) ** 2).sum(0),
+        "times the length of `v`",
+    ),
     (
         "diffusion/diffusion_ode",
         2,

@@ -340,6 +340,10 @@ TABLE = {
         lambda i: imperfect_mean.residual_variance(i.tensor(i.n, i.d), i.tensor(i.n, i.d)),
         non_negative,
     ),
+    imperfect_mean.analytic_error: (
+        lambda i: imperfect_mean.analytic_error(i.tensor(i.n, i.d), i.tensor(i.n, i.d)),
+        anything,
+    ),
     imperfect_mean.sn_variance: (
         lambda i: imperfect_mean.sn_variance(i.positive(i.n), i.tensor(i.n)),
         non_negative,

@@ -9,7 +9,7 @@
 - `diffusion_ode`: the velocity that carries data to noise, how it is learnt, noise levels
 - `samplers`: samplers without fresh noise, one function each, all with one signature
 - `optimal_variance`: Analytic-DPM: the best variance of a reverse step
-- `imperfect_mean`: that variance when the denoiser is wrong
+- `imperfect_mean`: the best variance when the denoiser is wrong, measured or learned
 - `comparison`: all samplers on the same data, for the table that opens the series
 - `unified`: any gradual corruption, and its two-stage sampler
 - `tokens`: masks and edits, and the laws of their samplers by enumeration

@@ -11,6 +11,7 @@ from tensors import seeded, t64
 
 from kexue_lab.diffusion.imperfect_mean import (
     VarianceHead,
+    analytic_error,
     gaussian_excess,
     npr_loss,
     residual_variance,
@@ -55,6 +56,25 @@ def test_residuals_per_dimension():
     each = residual_variance(noise, eps, per_dim=True)
     torch.testing.assert_close(each, ((noise - eps) ** 2).mean(0))
     assert each.mean().item() == pytest.approx(residual_variance(noise, eps).item())
+
+
+def test_the_analytic_error_is_the_difference_of_the_two_variances():
+    noise, eps = torch.randn(2, 300, 2, 3, generator=seeded(), dtype=torch.float64)
+    noise = noise / noise.square().mean(0).sqrt()  # of mean square 1, as the formula presumes
+    each = analytic_error(noise, eps, per_dim=True)
+    torch.testing.assert_close(
+        each, residual_variance(noise, eps, per_dim=True) - (1 - eps.square().mean(0))
+    )
+    assert analytic_error(noise, eps).item() == pytest.approx(each.mean().item())
+
+
+@settings(deadline=None)
+@given(decay=st.floats(0, 3), seed=st.integers(0, 99))
+def test_the_analytic_error_of_a_decayed_fit(decay, seed):
+    feature, noise = torch.randn(2, 50, 1, generator=seeded(seed), dtype=torch.float64)
+    c = (noise * feature).mean() / (feature.square().mean() + decay)
+    error = analytic_error(noise, c * feature)
+    assert error.item() == pytest.approx(-2 * decay * float(c) ** 2, abs=1e-9)
 
 
 VALUES = {
@@ -189,6 +209,8 @@ X, Y = torch.ones(2, 3), torch.ones(2)
         (lambda: residual_variance(X[:0], X[:0]), ValueError, r"got \(0, 3\), \(0, 3\)"),
         (lambda: residual_variance([1.0], X), TypeError, "noise must be a floating-point tensor"),
         (lambda: residual_variance(X, X.double()), TypeError, "share one dtype"),
+        (lambda: analytic_error(X, Y), ValueError, "noise, eps_pred must share one non-empty"),
+        (lambda: analytic_error(X, X.double()), TypeError, "share one dtype"),
         (lambda: npr_loss(Y, X, X), ValueError, "g, noise, eps_pred must share"),
         (lambda: npr_loss(X, X, X, scale=0.0), ValueError, "scale must be positive"),
         (lambda: npr_loss(X, X, X, reduction="max"), ValueError, "reduction must be .*'max'"),
