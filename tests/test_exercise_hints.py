@@ -145,8 +145,8 @@ WRONG = [
     (
         "diffusion/poisson_flow",
         3,
-        lambda u, d, T: solution("diffusion/poisson_flow", 3)(u, d, 1.0),
-        "`T` were 1",
+        lambda x, sigma, data, D: solution("diffusion/poisson_flow", 3)(x, 1.0, data, D),
+        "`sigma` were 1",
     ),
     ("diffusion/skip_tuning", 4, with_hooks_left, "has changed its input: net"),
     ("diffusion/skip_tuning", 4, with_hooks_left, "remove() them"),

@@ -1,8 +1,8 @@
-"""Poisson flow: data as charges at t = 0 of one more dimension, samples along their field lines.
+"""Poisson flow: data as charges on the floor of one more dimension, samples along field lines.
 
-The field E of the data in (x, t) has 2E_t = P_t * p with the Poisson kernel of the half space, so
-the flow dx/dt = E_x/E_t has the marginals of x_t = x_0 + t ξ with Cauchy noise ξ = z/|w|. With D
-extra dimensions of radius r (PFGM++) the noise is r z/χ_D, and r = σ√D → N(0, σ²) as D → ∞.
+At the height t the upward part of the field F has 2F_t = P_t * p with the Poisson kernel P_t of the
+half space, so dx/dt = F_x/F_t has the marginals of x_t = x_0 + t ξ with Cauchy noise ξ = z/|w|.
+With D extra dimensions of radius r (PFGM++) the noise is r z/χ_D, and r = σ√D → N(0, σ²) as D → ∞.
 In each case dx/dr = (x − E[x_0 | x])/r: sample by `sample_ode` of
 `kexue_lab.diffusion.diffusion_ode` with `denoiser_score`, r in the place of σ.
 Sources: Xu et al., "Poisson Flow Generative Models", arXiv:2209.11178; "PFGM++", arXiv:2302.04265;
@@ -36,7 +36,7 @@ _LARGEST_DRAW = 10**9  # normals that one call of `perturb` will draw
 def poisson_field(x: Tensor, t: float, data: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the field of unit total charge at points (x, t), outward, (B, d+1).
 
-    E = Σ m_i (x − y_i, t)/(‖x − y_i‖² + t²)^{(d+1)/2} / S with S the area of the unit sphere in
+    F = Σ m_i (x − y_i, t)/(‖x − y_i‖² + t²)^{(d+1)/2} / S with S the area of the unit sphere in
     d + 1 dimensions: the flux through a closed surface is the charge inside. Far out it falls
     below what the dtype holds and is 0.
 

@@ -2,241 +2,223 @@
 
 import math
 from collections.abc import Iterator
+from itertools import combinations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy.special import gamma, gammaln, logsumexp
-from scipy.stats import beta, chi
+from scipy.special import logsumexp
 
-from kexue_lab.diffusion.poisson_flow import poisson_denoiser, prior_tv_constant
 from kexue_lab.exercises import Exercise, Mistake
 
 Array = NDArray[np.float64]
 Inputs = Iterator[tuple[Any, ...]]
 
 
-# ---------------------------------------------------------------------------- 1: a single charge
+# ---------------------------------------------------------------------------- 1: rays in space
 
 
-def _points(rng: np.random.Generator) -> Inputs:
-    yield np.array([0.0, 0.0, 2.0]), np.zeros(3)
-    for dimension in (2, 3, 4, 7):
-        yield 2 * rng.normal(size=dimension), rng.normal(size=dimension)
+def _widths(rng: np.random.Generator) -> Inputs:
+    yield (0.5,)
+    yield from ((float(c),) for c in rng.uniform(0.2, 0.9, size=3))
+    yield from ((float(c),) for c in rng.uniform(1.2, 6.0, size=3))
 
 
-def _area(dimension: int) -> float:
-    return float(2 * math.pi ** (dimension / 2) / gamma(dimension / 2))
+def _cap(c: float) -> float:
+    return 1 - 1 / math.hypot(1, c)
 
 
-def _charge(x: Array, y: Array, power: int = 0, area: bool = True) -> Array:
-    offset = x - y
-    length = np.linalg.norm(offset)
-    return offset / length ** (len(x) + power) / (_area(len(x)) if area else 1.0)
+# ---------------------------------------------------------------------------- 2: straight up
 
 
-# ---------------------------------------------------------------------------- 2: uniform data
-
-
-def _intervals(rng: np.random.Generator) -> Inputs:
-    yield 0.0, 1e-3, -1.0, 3.0
-    for _ in range(6):
-        low = float(rng.uniform(-3, 1))
-        yield (
-            float(rng.normal() * 3),
-            float(rng.uniform(0.1, 4)),
-            low,
-            low + float(rng.uniform(0.5, 3)),
-        )
-
-
-def _uniform_density(x: float, t: float, a: float, b: float) -> float:
-    angle = math.atan((b - x) / t) - math.atan((a - x) / t)
-    return angle / (math.pi * (b - a))
-
-
-# ---------------------------------------------------------------------------- 3: the prior's radius
-
-
-def _levels(rng: np.random.Generator) -> Inputs:
-    yield np.array([0.1, 0.5, 0.9]), 2, 1.0
-    for d in (1, 3, 64, 3072):
-        yield rng.uniform(0.02, 0.98, 4), d, float(rng.uniform(0.5, 40))
-
-
-def _radius(u: Array, d: int, T: float, b: float = 0.5) -> Array:
-    share = beta(d / 2, b).ppf(u)
-    return np.asarray(T * np.sqrt(share / (1 - share)))
-
-
-def _share_for_odds(u: Array, d: int, T: float) -> Array:
-    return np.asarray(T * np.sqrt(beta(d / 2, 0.5).ppf(u)))
-
-
-# ---------------------------------------------------------------------------- 4: a stable denoiser
-
-
-def _images(rng: np.random.Generator) -> Inputs:
-    # Many dimensions and points far away: powers under- or overflow, but the weights are not 0/1.
-    yield np.array([0.3, -0.7]), 0.8, np.array([[0.0, 0.0], [1.0, 0.5], [-0.5, 2.0]])
+def _heights(rng: np.random.Generator) -> Inputs:
+    yield 1.0, 0.6
     for _ in range(3):
-        yield (
-            10 * rng.normal(size=3072),
-            float(rng.uniform(1, 40)),
-            0.3 * rng.normal(size=(5, 3072)),
-        )
+        a = float(rng.uniform(0.5, 3))
+        yield a, a * float(rng.uniform(0.2, 0.9))
+        yield a, a * float(rng.uniform(1.1, 2.5))
 
 
-def _denoised(x: Array, t: float, data: Array) -> Array:
-    found = poisson_denoiser(torch.as_tensor(x)[None], t, torch.as_tensor(data))
-    return np.asarray(found[0].numpy())
+def _vertical(a: float, z: float) -> list[float]:
+    if z >= a:
+        return [0.0]
+    side = math.sqrt(a**2 - z**2)
+    return [-side, 0.0, side]
 
 
-def _wrong_power(x: Array, t: float, data: Array, power: float) -> Array:
-    logs = -power * np.log(((x - data) ** 2).sum(-1) + t**2)
+# ---------------------------------------------------------------------------- 3: mended weights
+
+
+def _pictures(rng: np.random.Generator) -> Inputs:
+    # Many dimensions and points far away: powers under- or overflow, but the weights are not 0/1.
+    for d, spread, far in ((2, 1.0, 1.0), (3, 1.0, 2.0), (3072, 0.3, 10.0), (3072, 0.3, 8.0)):
+        data = spread * rng.normal(size=(5, d))
+        yield far * rng.normal(size=d), float(rng.uniform(1, 3)), data, int(rng.integers(3, 60))
+
+
+def _mean_of_charges(
+    x: Array, sigma: float, data: Array, D: int, *, faults: tuple[str, ...] = ()
+) -> Array:
+    r = sigma * (D if "clock" in faults else math.sqrt(D))
+    power = 0.5 * (len(x) + (1 if "exponent" in faults else D))
+    squares = ((x - data) ** 2).sum(1) + r**2
+    if "powers" in faults:
+        with np.errstate(all="ignore"):
+            weights = squares**-power
+            return np.asarray(weights @ data / weights.sum())
+    logs = -power * np.log(squares)
     return np.asarray(np.exp(logs - logsumexp(logs)) @ data)
 
 
-def _plain_powers(x: Array, t: float, data: Array) -> Array:
-    with np.errstate(all="ignore"):
-        weights = (((x - data) ** 2).sum(-1) + t**2) ** (-(len(x) + 1) / 2)
-        return np.asarray(weights @ data / weights.sum())
+_FAULTS = {
+    "clock": "σ is r/√D, so r = σ√D.",
+    "exponent": "(10) has the exponent (d + D)/2.",
+    "powers": "with 3072 dimensions the powers are 0: take logarithms, and subtract the largest "
+    "before exp.",
+}
 
 
-# ---------------------------------------------------------------------------- 5: the prior's error
+def _left(faults: tuple[str, ...]) -> Mistake:
+    """The answer in which these faults are left."""
+    return Mistake(
+        f"left as it was: {', '.join(faults)}",
+        lambda *a: _mean_of_charges(*a, faults=faults),
+        " And: ".join(_FAULTS[fault] for fault in faults),
+    )
 
 
-def _dimensions(rng: np.random.Generator) -> Inputs:
-    yield from ((d,) for d in (1, 3))
-    yield from ((int(d),) for d in rng.integers(2, 60, 3))
+# ---------------------------------------------------------------------------- 4: a counter-example
 
 
-def _flux_constant(d: int, ratio: float) -> float:
-    """The constant if ΔP_T changed its sign at r = ratio T."""
-    log_c = math.log(d + 1) + float(gammaln((d + 1) / 2) - gammaln(d / 2)) - math.log(math.pi) / 2
-    return math.exp(log_c + d * math.log(ratio) - (d + 3) / 2 * math.log1p(ratio**2))
+def _surprise() -> tuple[list[float], list[float]]:
+    return [-1.0, 0.2, 0.58 / 0.3], [0.6, 0.1, 0.3]
+
+
+def _judge_charges(answer: Any) -> str | None:
+    """What is wrong with charges of which the middle line should miss the nearest to the mean."""
+    try:
+        places, masses = (np.asarray(part, dtype=np.float64) for part in answer)
+    except (TypeError, ValueError):
+        return "return two lists, places and masses"
+    if places.ndim != 1 or places.shape != masses.shape or not 2 <= len(places) <= 6:
+        return f"two lists of 2 to 6 numbers are wanted, got {places.shape} and {masses.shape}"
+    if not (masses > 0).all() or abs(masses.sum() - 1) > 1e-9:
+        return f"the masses must be positive with sum 1, got the sum {masses.sum():.6g}"
+    if not abs(masses @ places) <= 1e-9:
+        return f"the mean of the data must be 0, got {masses @ places:.3g}"
+    order = places.argsort()
+    ranks = masses[order].cumsum()
+    if (np.abs(ranks - 0.5) < 0.01).any():
+        return "moved by 1 % of the rays the line ends on another charge"
+    distances = np.sort(np.abs(places))
+    if distances[1] - distances[0] < 0.01:
+        return "two charges are equally near to the mean"
+    end = places[order][np.searchsorted(ranks, 0.5)]
+    if abs(end) == distances[0]:
+        return f"the line ends at {end:.4g}, which is the charge nearest to the mean"
+    return None
 
 
 EXERCISES = (
     Exercise(
-        "the field of a unit charge in any dimension",
-        solution=_charge,
-        inputs=_points,
+        title="rays of one charge above a plane",
+        solution=_cap,
+        inputs=_widths,
         mistakes=(
             Mistake(
-                "exponent D − 1",
-                lambda x, y: _charge(x, y, -1),
-                "the offset itself grows like r; over r^(D−1) the field is too strong far out.",
+                "the share on a line",
+                lambda c: 2 / math.pi * math.atan(c),
+                "this is for data on a line, where directions are even in angle; on a half sphere "
+                "they are even in area.",
             ),
             Mistake(
-                "exponent D + 1",
-                lambda x, y: _charge(x, y, 1),
-                "this falls off faster than a sphere grows: flux would be lost on the way.",
+                "area of the shadow",
+                lambda c: c**2 / (1 + c**2),
+                "this is the share of the disc below the cap; what counts is the area on the "
+                "sphere itself.",
             ),
             Mistake(
-                "not normalised",
-                lambda x, y: _charge(x, y, 0, area=False),
-                "the flux of this field is S_D(1), the area of the unit sphere; divide by it.",
+                "beyond",
+                lambda c: 1 / math.hypot(1, c),
+                "this is the share beyond cz.",
             ),
             Mistake(
-                "gravity",
-                lambda x, y: -_charge(x, y),
-                "the field of a positive charge points away from it.",
+                "of the whole sphere",
+                lambda c: _cap(c) / 2,
+                "only the rays that go up pass the height z: the half sphere is the whole.",
+            ),
+            Mistake(
+                "the sine",
+                lambda c: c / math.hypot(1, c),
+                "the area of a cap of the unit sphere is 2π times its height, 1 − cos θ.",
             ),
         ),
     ),
     Exercise(
-        "uniform data with Cauchy noise",
-        solution=_uniform_density,
-        inputs=_intervals,
+        title="where the field of two charges points straight up",
+        solution=_vertical,
+        inputs=_heights,
         mistakes=(
             Mistake(
-                "half of it",
-                lambda x, t, a, b: _uniform_density(x, t, a, b) / 2,
-                "this is E_t; half of the flux leaves downwards, so the density is 2E_t.",
+                "the middle alone",
+                lambda a, z: [0.0],
+                "low enough there are more places: near each charge the field fans out around it.",
             ),
             Mistake(
-                "mass b − a",
-                lambda x, t, a, b: _uniform_density(x, t, a, b) * (b - a),
-                "the data's density is 1/(b − a), not 1.",
+                "the sides alone",
+                lambda a, z: [v for v in _vertical(a, z) if v],
+                "in the middle both charges pull with the same strength: that is a place too.",
             ),
             Mistake(
-                "1/(2π)",
-                lambda x, t, a, b: _uniform_density(x, t, a, b) * 2,
-                "the antiderivative at height t carries 1/π times the angle, once.",
+                "the other sign",
+                lambda a, z: [-math.hypot(a, z), 0.0, math.hypot(a, z)],
+                "x = x̂_0 leads to x² = a² − z² (or x = 0); beyond the charges the field leans out.",
+            ),
+            Mistake(
+                "above the charges",
+                lambda a, z: [-a, 0.0, a],
+                "right above a charge its own field is straight up, but the other charge's is not.",
+            ),
+            Mistake(
+                "in the wrong order",
+                lambda a, z: _vertical(a, z)[::-1] if z < a else [],
+                "return all of them in rising order; high up one is left.",
             ),
         ),
     ),
     Exercise(
-        "the radius of the prior",
-        solution=_radius,
-        inputs=_levels,
-        mistakes=(
-            Mistake(
-                "Beta(d/2, 1)",
-                lambda u, d, T: _radius(u, d, T, 1.0),
-                "the second parameter is half the number of extra dimensions, ½.",
-            ),
-            Mistake(
-                "a Gaussian radius",
-                lambda u, d, T: T * chi(d).ppf(u),
-                "this is the length of T z; it still has to be divided by |w|.",
-            ),
-            Mistake(
-                "the root forgotten",
-                lambda u, d, T: _radius(u, d, T) ** 2 / T,
-                "the odds are r²/T²: take the root.",
-            ),
-            Mistake(
-                "the share for the odds",
-                _share_for_odds,
-                "the Beta variable is r²/(r² + T²); solve for r.",
-            ),
-        ),
-        rtol=1e-6,
+        title="the mean datum, mended",
+        solution=_mean_of_charges,
+        inputs=_pictures,
+        mistakes=tuple(_left(faults) for n in (1, 2, 3) for faults in combinations(_FAULTS, n)),
     ),
     Exercise(
-        "a denoiser that does not overflow",
-        solution=_denoised,
-        inputs=_images,
+        title="a line that does not end at the nearest charge",
+        solution=_surprise,
+        judge=_judge_charges,
         mistakes=(
             Mistake(
-                "power d + 1 of the squares",
-                lambda x, t, data: _wrong_power(x, t, data, len(x) + 1),
-                "squared distances carry half the exponent, (d + 1)/2.",
+                "two equal charges",
+                lambda: ([-1.0, 1.0], [0.5, 0.5]),
+                "the line must be clearly decided: here it ends between the two.",
             ),
             Mistake(
-                "without augmentation",
-                lambda x, t, data: _wrong_power(x, t, data, len(x) / 2),
-                "the field lives in d + 1 dimensions: (d + 1)/2, not d/2.",
+                "two unequal charges",
+                lambda: ([-2.0, 1.0], [1 / 3, 2 / 3]),
+                "of two charges the heavier is nearer to the mean, and has the middle line too: "
+                "take three.",
             ),
             Mistake(
-                "the powers themselves",
-                _plain_powers,
-                "in 3072 dimensions the powers leave the range of floating point: take "
-                "logarithms and subtract the largest.",
+                "a symmetric cloud",
+                lambda: ([-1.0, 0.0, 1.0], [0.3, 0.4, 0.3]),
+                "on a line the order is kept: what is the middle of the order here? Make it "
+                "another place than the mean.",
+            ),
+            Mistake(
+                "not centred",
+                lambda: ([0.0, 10.0], [0.9, 0.1]),
+                "move all places so that the mean is 0.",
             ),
         ),
-        rtol=1e-7,
-        atol=1e-9,
-    ),
-    Exercise(
-        "the constant of the prior's error",
-        solution=prior_tv_constant,
-        inputs=_dimensions,
-        mistakes=(
-            Mistake(
-                "no half in TV",
-                lambda d: 2 * prior_tv_constant(d),
-                "the total variation is half of the integral of the absolute difference.",
-            ),
-            Mistake(
-                "the wrong zero",
-                lambda d: _flux_constant(d, math.sqrt(d)),
-                "the Laplacian of P_T changes its sign at r = T √(d/3).",
-            ),
-        ),
-        rtol=1e-6,
     ),
 )

@@ -75,6 +75,16 @@ def test_the_field_has_no_divergence(d, seed, t):
     assert abs(divergence) < 1e-4 * (1 + poisson_field(x, t, data).norm() / t)
 
 
+@settings(deadline=None, max_examples=25)
+@given(d=st.integers(1, 6), seed=st.integers(0, 10**6), t=st.floats(0.1, 50))
+def test_the_tangent_of_a_field_line_hits_the_mean_datum(d, seed, t):
+    data = torch.randn(5, d, generator=seeded(seed), dtype=torch.float64)
+    x = 3 * torch.randn(3, d, generator=seeded(seed + 1), dtype=torch.float64)
+    field = poisson_field(x, t, data)
+    on_the_floor = x - t * field[:, :d] / field[:, d:]
+    torch.testing.assert_close(on_the_floor, poisson_denoiser(x, t, data), rtol=0, atol=1e-9)
+
+
 def test_twice_the_height_component_is_the_cauchy_density():
     x = torch.linspace(-3, 3, 7, dtype=torch.float64)[:, None]
     density = 2 * poisson_field(x, 0.5, t64([0.2]))[:, 1]
@@ -141,6 +151,13 @@ def test_quantiles_of_the_radius_by_their_digits(d, quantiles):
     for level, quantile in zip((0.1, 0.5, 0.9), quantiles, strict=True):
         below = (radii < quantile).double().mean()
         assert abs(below - level) < 5 * math.sqrt(level * (1 - level) / 4000)
+
+
+@pytest.mark.parametrize("aug_dim", [1, 2, 8])
+def test_on_a_line_the_noise_has_students_law(aug_dim):
+    x0 = t64([0.5]).expand(20_000, 1)
+    x = perturb(x0, 2 * math.sqrt(aug_dim), aug_dim=aug_dim, generator=seeded(aug_dim))
+    assert stats.kstest(x[:, 0].numpy(), stats.t(aug_dim, 0.5, 2).cdf).pvalue > 1e-4
 
 
 def test_infinitely_many_dimensions_give_a_normal():
