@@ -34,6 +34,7 @@ from kexue_lab.diffusion import (
     quality,
     samplers,
     skip_tuning,
+    unet,
     unified,
 )
 from kexue_lab.diffusion.mixtures import GaussianMixture
@@ -427,8 +428,8 @@ TABLE = {
         lambda i: skip_tuning.karras_sigmas(i.n, i.number(), i.number()),
         non_negative,
     ),
-    skip_tuning.edm_denoise: (
-        lambda i: skip_tuning.edm_denoise(
+    unet.edm_denoise: (
+        lambda i: unet.edm_denoise(
             lambda x, t, w: torch.zeros_like(x),
             i.tensor(i.n, 1, 2, 2),
             i.number(),
@@ -439,6 +440,16 @@ TABLE = {
     skip_tuning.gaussian_gain: (
         lambda i: skip_tuning.gaussian_gain(i.number(), i.number(), i.number()),
         probability,
+    ),
+    skip_tuning.linear_unet_slopes: (
+        lambda i: skip_tuning.linear_unet_slopes(
+            i.positive(i.d),
+            i.number(),
+            [0.5],
+            [i.d, 0],
+            target=i.draw(st.sampled_from(["noise", "datum", "velocity"])),
+        ),
+        anything,
     ),
     skip_tuning.gaussian_path_variance: (
         lambda i: skip_tuning.gaussian_path_variance(
@@ -959,8 +970,8 @@ ELSEWHERE = {
         imperfect_mean.npr_loss,
         imperfect_mean.sn_loss,
         imperfect_mean.variance_nll,
-        skip_tuning.edm_error,
-        skip_tuning.edm_loss,
+        unet.edm_error,
+        unet.edm_loss,
         diffusion_ode.conditional_score_loss,
         diffusion_ode.flow_matching_loss,
         em.gmm_log_joint,
@@ -1010,6 +1021,7 @@ OF_FUNCTIONS = frozenset(
     sample sample_analytic sample_edm sample_family log_likelihood flow_velocity
     denoiser_score marginal_score family_drift quantile_map reverse_step cold_step mask_sample
     noise_model velocity_batch edm_batch digit_network train_digit_network
+    digit_unet train_digit_unet
     fokker_planck_generator_2d cell_averages_2d solve_fokker_planck
     continuity_residual wedge_symbolic last_solution_symbolic complete_basis
     complete_basis_batched planar_variational_flow em_rate fit_gmm hessian_spectral_norm

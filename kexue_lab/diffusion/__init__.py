@@ -14,5 +14,6 @@
 - `unified`: any gradual corruption, and its two-stage sampler
 - `tokens`: masks and edits, and the laws of their samplers by enumeration
 - `poisson_flow`: data as charges, samples along their field lines
-- `skip_tuning`: weights on a trained U-Net's skip connections
+- `unet`: small U-Nets whose skips can be weighted, trained on digits
+- `skip_tuning`: weights on a trained U-Net's skips, and what samplers of few steps lack
 """

@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from torch import Tensor, nn
 
-from kexue_lab.diffusion.skip_tuning import TinyUNet, gaussian_gain, skip_weights
+from kexue_lab.diffusion.skip_tuning import gaussian_gain
+from kexue_lab.diffusion.unet import TinyUNet
 from kexue_lab.exercises import Exercise, Mistake
 
 Inputs = Iterator[tuple[Any, ...]]
@@ -39,20 +42,23 @@ def _hooks(net: nn.Module) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net.modules())
 
 
-def _counts(rng: np.random.Generator) -> Inputs:
-    yield 4, 0.7
-    yield from ((int(rng.integers(2, 9)), float(rng.uniform(0.3, 0.9))) for _ in range(4))
+def _sums(rng: np.random.Generator) -> Inputs:
+    yield 1.0, -0.8, 1.0
+    for p, q, r in rng.uniform([0.3, 0.3, -0.9], [3, 3, 0.9], (5, 3)):
+        yield float(p), float(r * math.sqrt(p * q)), float(q)
 
 
-def _steps(rng: np.random.Generator) -> Inputs:
-    yield 1.0, 2.0, 1.0
-    for s, sigma, share in rng.uniform([0.2, 0.3, 0.1], [2, 5, 0.9], (5, 3)):
-        yield float(s), float(sigma), float(share * sigma)
+def _paths(rng: np.random.Generator) -> Inputs:
+    yield 1.0, [2.0, 1.0, 0.0]
+    for _ in range(4):
+        levels = np.exp(np.sort(rng.uniform(-2, 2.5, int(rng.integers(2, 6))))[::-1])
+        yield float(rng.uniform(0.3, 2)), [*levels.tolist(), 0.0]
 
 
-def _steps_and_last(rng: np.random.Generator) -> Inputs:
-    yield from _steps(rng)
-    yield 1.0, 0.5, 0.0
+def _last_steps(rng: np.random.Generator) -> Inputs:
+    yield 0.25, 1.0, 1.0
+    for m, sigma_d, sigma in rng.uniform([0.02, 0.5, 0.2], [0.2, 1.5, 2.0], (5, 3)):
+        yield float(m), float(sigma_d), float(sigma)
 
 
 def _networks(rng: np.random.Generator) -> Inputs:
@@ -73,13 +79,45 @@ def _tables(rng: np.random.Generator) -> Inputs:
         yield choose, judge, base
 
 
-def _gain_of_variances(s: float, sigma: float, sigma_next: float) -> float:
-    ratio = (s**2 + sigma_next**2) / (s**2 + sigma**2)
-    return (1 - ratio) / (1 - (s**2 + sigma * sigma_next) / (s**2 + sigma**2))
+def _kept(s: float, levels: list[float], gain: float) -> float:
+    """By what the DDIM steps multiply y for N(0, s²)."""
+    factor = 1.0
+    for sigma, after in pairwise(levels):
+        factor *= 1 + gain * (after - sigma) * sigma / (s**2 + sigma**2)
+    return factor
 
 
-def _to_first_order(s: float, sigma: float, sigma_next: float, share: float) -> float:
-    return 1 - share * (sigma - sigma_next) * s**2 / (sigma * (s**2 + sigma**2))
+def _gain_for(s: float, levels: list[float], goal: float) -> float:
+    return float(brentq(lambda c: _kept(s, levels, c) - goal, 0.0, 1.0, xtol=1e-14))
+
+
+def _one_gain(s: float, levels: list[float]) -> float:
+    return _gain_for(s, levels, s / math.hypot(s, levels[0]))
+
+
+def _from_the_sampler_s_start(s: float, levels: list[float]) -> float:
+    return _gain_for(s, levels, min(1.0, s / levels[0]))
+
+
+def _mean_gain(s: float, levels: list[float]) -> float:
+    return float(np.mean([gaussian_gain(s**2, a, b) for a, b in pairwise(levels)]))
+
+
+def _slope(m: float, sigma: float) -> float:
+    return sigma / (m + sigma**2)
+
+
+def _weight_for(slope: float, m: float, sigma: float, empty: float) -> float:
+    """The weight with which the fine axis has this slope, if a network of 0 has `empty`."""
+    return 1 - (_slope(m, sigma) - slope) / (_slope(m, sigma) - empty)
+
+
+def _right_slope(m: float, sigma: float) -> float:
+    return (1 - math.sqrt(m / (m + sigma**2))) / sigma
+
+
+def _tuned_weight(m: float, sigma_d: float, sigma: float) -> float:
+    return _weight_for(_right_slope(m, sigma), m, sigma, _slope(sigma_d**2, sigma))
 
 
 def _hooked(net: nn.Module, x: Tensor, t: Tensor, weights: tuple[float, ...]) -> Tensor:
@@ -167,84 +205,94 @@ def _one_for_all(choose: Array, judge: Array, base: int) -> tuple[float, float, 
 
 EXERCISES = (
     Exercise(
-        "the weights of the skips",
-        solution=lambda n, bottom: list(skip_weights(n, bottom)),
-        inputs=_counts,
-        rtol=1e-6,
+        "the other weight",
+        solution=lambda var_u, cov, var_v: -1 - 2 * cov / var_v,
+        inputs=_sums,
         mistakes=(
             Mistake(
-                "the reversed order",
-                lambda n, bottom: list(skip_weights(n, 1.0, bottom)),
-                "the list begins at the top, and the skip nearest the input keeps its weight 1.",
+                "the lowest point",
+                lambda var_u, cov, var_v: -cov / var_v,
+                "there the variance is least; the parabola is as high as at 1 on the other side, "
+                "as far from its lowest point as 1 is.",
             ),
             Mistake(
-                "division by the number of skips",
-                lambda n, bottom: [1 + i / n * (bottom - 1) for i in range(n)],
-                "n skips have n − 1 gaps: the last weight must be rho_bottom itself.",
+                "a lost factor 2",
+                lambda var_u, cov, var_v: -1 - cov / var_v,
+                "the covariance comes into the variance of a sum twice.",
+            ),
+            Mistake(
+                "the sign of the covariance",
+                lambda var_u, cov, var_v: -1 + 2 * cov / var_v,
+                "solve again: the lowest point lies at -cov/var_v, right of 0 where the parts "
+                "cancel.",
+            ),
+            Mistake(
+                "a correlation",
+                lambda var_u, cov, var_v: -1 - 2 * cov / math.sqrt(var_u * var_v),
+                "`cov` is the covariance; the variance of u moves the parabola up and down, "
+                "not sideways.",
             ),
         ),
     ),
     Exercise(
-        "the variance factor of an Euler step",
-        solution=lambda s, sigma, sigma_next: (
-            ((s**2 + sigma * sigma_next) / (s**2 + sigma**2)) ** 2
-        ),
-        inputs=_steps,
+        "one gain for all steps",
+        solution=_one_gain,
+        inputs=_paths,
+        rtol=1e-5,
         mistakes=(
             Mistake(
-                "the exact factor",
-                lambda s, sigma, sigma_next: (s**2 + sigma_next**2) / (s**2 + sigma**2),
-                "that is what the exact flow does; Euler's step loses variance.",
+                "the mean of the steps' gains",
+                _mean_gain,
+                "each step's own gain is exact for that step; of one gain for all ask that the "
+                "*product* of the factors is right.",
+            ),
+            Mistake(
+                "the last step's gain",
+                lambda s, levels: gaussian_gain(s**2, levels[-2], levels[-1]),
+                "that mends the last step only.",
+                variants=(lambda s, levels: gaussian_gain(s**2, levels[0], levels[1]),),
+            ),
+            Mistake(
+                "the start without the data",
+                _from_the_sampler_s_start,
+                "at the first level y has the variance s² + σ_0², not σ_0².",
+            ),
+            Mistake(
+                "one long step",
+                lambda s, levels: gaussian_gain(s**2, levels[0], levels[-1]),
+                "the levels between count: each step loses its own share.",
+            ),
+        ),
+    ),
+    Exercise(
+        "the weight that mends the last step",
+        solution=_tuned_weight,
+        inputs=_last_steps,
+        mistakes=(
+            Mistake(
+                "the skip as a gain",
+                lambda m, sigma_d, sigma: gaussian_gain(m, sigma, 0.0),
+                "that is right for a network that guesses the noise; EDM's returns 0 for data of "
+                "the variance σ_d².",
+            ),
+            Mistake(
+                "a network that guesses the datum",
+                lambda m, sigma_d, sigma: _weight_for(_right_slope(m, sigma), m, sigma, 1 / sigma),
+                "an output of 0 is not the datum 0 here: it is the guess for data of the variance "
+                "σ_d².",
             ),
             Mistake(
                 "not squared",
-                lambda s, sigma, sigma_next: (s**2 + sigma * sigma_next) / (s**2 + sigma**2),
-                "that multiplies y; a variance is multiplied by the square.",
-            ),
-        ),
-    ),
-    Exercise(
-        "the gain that makes an Euler step exact",
-        solution=lambda s, sigma, sigma_next: gaussian_gain(s**2, sigma, sigma_next),
-        inputs=_steps_and_last,
-        mistakes=(
-            Mistake(
-                "a gain on y",
-                lambda s, sigma, sigma_next: math.sqrt((s**2 + sigma_next**2) / (s**2 + sigma**2)),
-                "that is the factor of the whole step, a gain on y; the gain stands on d.",
-            ),
-            Mistake(
-                "s for its square",
-                lambda s, sigma, sigma_next: gaussian_gain(s, sigma, sigma_next),
-                "s is a standard deviation; the variance of the data is s².",
-            ),
-            Mistake(
-                "the right variance",
-                _gain_of_variances,
-                "the factors multiply y, so their squares multiply the variance: take the root "
-                "of the ratio.",
-            ),
-            Mistake(
-                "the form for short steps",
-                lambda s, sigma, sigma_next: _to_first_order(s, sigma, sigma_next, 0.5),
-                "this is right to first order in the length of the step; here the step is as long "
-                "as it is: make the whole factor exact.",
-                variants=(lambda s, sigma, sigma_next: _to_first_order(s, sigma, sigma_next, 1.0),),
-            ),
-            Mistake(
-                "exact factor over Euler's",
-                lambda s, sigma, sigma_next: (
-                    math.sqrt((s**2 + sigma_next**2) * (s**2 + sigma**2))
-                    / (s**2 + sigma * sigma_next)
+                lambda m, sigma_d, sigma: _weight_for(
+                    _right_slope(m, sigma), m, sigma, _slope(sigma_d, sigma)
                 ),
-                "this corrects the whole step; the gain stands on d alone, and y stays as it is.",
-                variants=(
-                    lambda s, sigma, sigma_next: (
-                        (s**2 + sigma_next**2)
-                        * (s**2 + sigma**2)
-                        / (s**2 + sigma * sigma_next) ** 2
-                    ),
-                ),
+                "σ_d is a standard deviation, m a variance.",
+            ),
+            Mistake(
+                "the other direction",
+                lambda m, sigma_d, sigma: 2 - _tuned_weight(m, sigma_d, sigma),
+                "the slope has to become smaller, and for m below σ_d² the skip's share of it is "
+                "positive: it must be lowered.",
             ),
         ),
     ),

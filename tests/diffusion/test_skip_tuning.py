@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
-from scipy.stats import kstest
 from sklearn.datasets import load_digits
 from tensors import seeded, t64
 
@@ -17,28 +16,13 @@ from kexue_lab.diffusion.diffusion_ode import denoiser_score, sample_ode
 from kexue_lab.diffusion.mixtures import GaussianMixture
 from kexue_lab.diffusion.schedules import NoiseSchedule
 from kexue_lab.diffusion.skip_tuning import (
-    TinyUNet,
-    edm_batch,
-    edm_denoise,
-    edm_error,
-    edm_loss,
     gaussian_gain,
     gaussian_path_variance,
     karras_sigmas,
+    linear_unet_slopes,
     sample_edm,
     skip_weights,
 )
-from kexue_lab.training import fit
-
-
-def trained_looking(net):
-    """A network whose zero-initialised output is random, so that its inputs matter."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        for parameter in net.exit.parameters():
-            torch.nn.init.normal_(parameter)
-    return net.eval()
-
 
 MIXTURE = GaussianMixture(t64(0.3, 0.7), t64([-1.5], [1.0]), t64(0.09, 0.25))
 
@@ -68,129 +52,6 @@ def test_karras_levels():
     scheduler = peer.EDMEulerScheduler(sigma_min=0.02, sigma_max=20.0)
     scheduler.set_timesteps(5)
     torch.testing.assert_close(scheduler.sigmas, grid.float(), rtol=1e-5, atol=1e-6)
-
-
-# --- the network -------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def net():
-    torch.manual_seed(0)
-    return trained_looking(TinyUNet(8, 16))
-
-
-def test_the_network_starts_at_zero_and_keeps_the_shape():
-    for channels, shape in ((1, (2, 1, 8, 8)), (3, (1, 3, 4, 12))):
-        net = TinyUNet(8, in_channels=channels)
-        x = torch.randn(shape, generator=seeded())
-        assert torch.equal(net(x, torch.zeros(len(x))), torch.zeros(shape))
-
-
-def test_weights_of_one_change_nothing_and_zeros_cut_the_skips(net):
-    x, t = torch.randn(2, 1, 8, 8, generator=seeded()), t64(-0.3, 0.4).float()
-    plain = net(x, t)
-    assert torch.equal(net(x, t, (1.0, 1.0, 1.0, 1.0)), plain)
-    one_each = [net(x, t, tuple(float(i != j) for i in range(4))) for j in range(4)]
-    assert all(not torch.allclose(cut, plain) for cut in one_each)
-    # With the second half of each decoder block's input zeroed by hooks, weights do not matter.
-    widths = {net.up_low1: 16, net.up_low2: 16, net.up_high1: 16, net.up_high2: 8}
-
-    def without_skip(block, inputs):
-        h, emb = inputs
-        return torch.cat([h[:, : widths[block]], 0 * h[:, widths[block] :]], 1), emb
-
-    handles = [block.register_forward_pre_hook(without_skip) for block in widths]
-    cut = net(x, t)
-    for handle in handles:
-        handle.remove()
-    assert torch.equal(net(x, t, (0.0, 0.0, 0.0, 0.0)), cut)
-
-
-def test_each_weight_scales_its_own_skip(net):
-    x, t = torch.randn(1, 1, 8, 8, generator=seeded()), torch.zeros(1)
-    blocks = ((net.up_high2, 8), (net.up_high1, 16), (net.up_low2, 16), (net.up_low1, 16))
-    for i, (block, width) in enumerate(blocks):
-        skips = []
-
-        def record(_, inputs, width=width, skips=skips):
-            skips.append(inputs[0][:, width:].clone())
-
-        handle = block.register_forward_pre_hook(record)
-        net(x, t)
-        net(x, t, tuple(2.0 if j == i else 1.0 for j in range(4)))
-        handle.remove()
-        torch.testing.assert_close(skips[1], 2 * skips[0])
-
-
-def test_preconditioning_of_a_zero_network_is_the_linear_denoiser():
-    net = TinyUNet(8)
-    x = torch.randn(3, 1, 8, 8, generator=seeded())
-    sigma = torch.tensor([0.1, 1.0, 30.0])
-    expected = 0.36 / (0.36 + sigma**2)[:, None, None, None] * x
-    torch.testing.assert_close(edm_denoise(net, x, sigma), expected)
-    torch.testing.assert_close(edm_denoise(net, x, 1.0), 0.36 / 1.36 * x)
-
-
-def test_the_network_sees_scaled_images_and_the_log_level():
-    seen = []
-
-    def spy(x, t, weights):
-        seen.append((x, t, weights))
-        return torch.ones_like(x)
-
-    x = torch.full((1, 1, 4, 4), 3.0)
-    out = edm_denoise(spy, x, 0.8, sigma_data=0.6, skip_weights=(1, 2))
-    torch.testing.assert_close(seen[0][0], x)  # 1/√(0.64 + 0.36) = 1
-    assert seen[0][1].tolist() == pytest.approx([math.log(0.8) / 4])
-    assert seen[0][2] == (1, 2)
-    torch.testing.assert_close(out, 0.36 * x + 0.48)
-
-
-def test_the_weighted_loss_is_that_of_the_network_s_own_target():
-    # F = 0 on standard data of σ_d: its target has variance 1 at every level.
-    x0 = 0.6 * torch.randn(4000, 1, 4, 4, generator=seeded())
-    losses = edm_loss(TinyUNet(4), x0, generator=seeded(1), reduction="none")
-    assert losses.shape == (4000,)
-    assert abs(losses.mean() - 1) < 5 * losses.std() / math.sqrt(4000)
-    mean = edm_loss(TinyUNet(4), x0, generator=seeded(1))
-    assert mean.item() == pytest.approx(losses.mean().item())
-
-
-def test_the_loss_is_the_error_of_a_drawn_batch():
-    net = trained_looking(TinyUNet(4))
-    x0 = torch.rand(6, 1, 4, 4, generator=seeded())
-    noised, sigma = edm_batch(x0, generator=seeded(1))
-    errors = edm_error(net, x0, noised, sigma)
-    torch.testing.assert_close(
-        errors, edm_loss(net, x0, generator=seeded(1), reduction="none"), rtol=0, atol=0
-    )
-    # Written out: ‖D − x_0‖² per pixel times the weight 1/σ² + 1/σ_d².
-    squared = (edm_denoise(net, noised, sigma) - x0).square().mean((1, 2, 3))
-    torch.testing.assert_close(errors, squared * (1 / sigma**2 + 1 / 0.36))
-
-
-def test_noise_levels_are_log_normal():
-    x0 = torch.zeros(20_000, 3, dtype=torch.float64)
-    noised, sigma = edm_batch(x0, p_mean=0.5, p_std=0.7, generator=seeded())
-    assert kstest(sigma.log(), "norm", (0.5, 0.7)).pvalue > 1e-3
-    assert kstest((noised / sigma[:, None]).ravel(), "norm").pvalue > 1e-3
-
-
-def test_several_networks_train_at_once():
-    images = torch.rand(20, 1, 4, 4, generator=seeded())
-
-    def batch(g):
-        x0 = images[torch.randint(20, (8,), generator=g)]
-        return x0, *edm_batch(x0, generator=g)
-
-    def loss(net, x0, noised, sigma):
-        return edm_error(net, x0, noised, sigma).mean()
-
-    runs = [
-        fit(lambda g: TinyUNet(4), batch, loss, seeds=[0, 1], steps=5, vectorize=v, device="cpu")
-        for v in (True, False)
-    ]
-    torch.testing.assert_close(runs[0].losses, runs[1].losses, rtol=1e-3, atol=1e-4)
 
 
 # --- samplers ----------------------------------------------------------------------------------
@@ -308,6 +169,57 @@ def test_exact_gains_make_every_step_exact():
     assert variance == pytest.approx(0.7, rel=1e-10)
 
 
+# --- a linear U-Net ----------------------------------------------------------------------------
+
+BANDS = (6, 4, 2)
+SPREAD = t64(3.0, 1.5, 0.8, 0.5, 0.2, 0.1)
+
+
+@pytest.mark.parametrize("target", ["noise", "datum", "velocity"])
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 4.0])
+def test_slopes_of_a_linear_unet_by_least_squares(target, sigma):
+    """The same from the covariances: minimise over both skips' numbers and the bottleneck's."""
+    root = math.sqrt(1 + sigma**2)
+    noise, datum = torch.full_like(SPREAD, sigma), SPREAD
+    goals = {"noise": noise, "datum": datum, "velocity": (noise - sigma * datum) / root}
+    columns = [torch.arange(6) < k for k in BANDS[:-1]] + [torch.arange(6) == j for j in range(2)]
+    design = torch.stack(columns, 1).double()
+    # The loss is the sum over axes of Var(y_j) (coefficient_j − cov_j/var_j)², plus a constant.
+    variance = SPREAD + sigma**2
+    by = variance.sqrt()[:, None]
+    numbers = torch.linalg.lstsq(by * design, by * (goals[target] / variance)[:, None]).solution
+    for weights in ((1.0, 1.0), (0.7, 1.0), (1.0, 0.4), (1.3, 0.8)):
+        factors = t64(*weights, 1.0, 1.0)[:, None]
+        guess = (design @ (factors * numbers))[:, 0]
+        expected = {
+            "noise": guess,
+            "datum": (1 - guess) / sigma,
+            "velocity": guess / root + sigma / root**2,
+        }
+        ours = linear_unet_slopes(SPREAD, sigma, weights, BANDS, target=target)
+        torch.testing.assert_close(ours, expected[target])
+
+
+@given(
+    low=st.floats(0.1, 0.99),
+    sigma=st.floats(0.05, 20),
+    target=st.sampled_from(["noise", "datum", "velocity"]),
+)
+def test_a_lower_inner_skip_always_enlarges_the_noise(low, sigma, target):
+    plain = linear_unet_slopes(SPREAD, sigma, (1.0, 1.0), BANDS, target=target)
+    inner = linear_unet_slopes(SPREAD, sigma, (1.0, low), BANDS, target=target)
+    assert (inner[:4] > plain[:4]).all()
+    assert torch.equal(inner[4:], plain[4:])
+    outer = linear_unet_slopes(SPREAD, sigma, (low, 1.0), BANDS, target=target) - plain
+    assert ((outer > 0) == (target == "datum")).all()
+
+
+def test_without_bands_the_slopes_are_exact_and_the_dtype_stays():
+    slopes = linear_unet_slopes(t64(0.5), 2.0, [1.0], [1, 0])
+    assert slopes.item() == pytest.approx(2 / 4.5)
+    assert linear_unet_slopes(SPREAD.float(), 1.0, [0.9], [6, 2]).dtype == torch.float32
+
+
 # --- bad input ---------------------------------------------------------------------------------
 
 X = torch.zeros(2, 1, 8, 8)
@@ -320,29 +232,6 @@ SIGMA = torch.ones(2)
         (lambda: skip_weights(0, 1.0), ValueError, "n_skips must be at least 1, got 0"),
         (lambda: skip_weights(2.0, 1.0), TypeError, "n_skips must be an integer"),
         (lambda: skip_weights(2, math.nan), ValueError, "rho_bottom must be finite"),
-        (lambda: TinyUNet(6), ValueError, "channels must be a multiple of 4 .* got 6"),
-        (lambda: TinyUNet(8, 7), ValueError, "emb even, got 8 and 7"),
-        (lambda: TinyUNet(8, in_channels=0), ValueError, "in_channels must be at least 1"),
-        (lambda: TinyUNet(4)(X[..., :6], torch.zeros(2)), ValueError, "x must have shape"),
-        (lambda: TinyUNet(4)(X, torch.zeros(3)), ValueError, r"t must have shape \(2,\)"),
-        (
-            lambda: TinyUNet(4)(X, torch.zeros(2), (1.0,)),
-            ValueError,
-            "skip_weights must be 4 numbers, got 1",
-        ),
-        (lambda: edm_denoise(None, X, 0.0), ValueError, "sigma must be positive"),
-        (lambda: edm_denoise(None, X, torch.ones(3)), ValueError, r"got \(3,\)"),
-        (lambda: edm_denoise(None, X, 1.0, sigma_data=0), ValueError, "sigma_data must be pos"),
-        (lambda: edm_denoise(None, [0.0], 1.0), TypeError, "x must be a floating-point tensor"),
-        (lambda: edm_batch(X, p_std=-1.0), ValueError, "p_std must be positive and finite, got -1"),
-        (lambda: edm_batch([1.0]), TypeError, "x0 must be a floating-point tensor"),
-        (lambda: edm_error(None, X, X[:1], SIGMA), ValueError, "noised and sigma must have"),
-        (lambda: edm_error(None, X, X, SIGMA[:1]), ValueError, r"and \(1,\)"),
-        (lambda: edm_error(None, X, X, SIGMA, sigma_data=0), ValueError, "sigma_data must be"),
-        (lambda: edm_error(None, X, X, SIGMA.double()), TypeError, "float64"),
-        (lambda: edm_loss(None, X, p_std=0.0), ValueError, "p_std must be positive"),
-        (lambda: edm_loss(None, X, reduction="sum"), ValueError, "reduction must be"),
-        (lambda: edm_loss(None, X.int()), TypeError, "x0 must be a floating-point tensor"),
         (lambda: karras_sigmas(0), ValueError, "n must be at least 1"),
         (lambda: karras_sigmas(3, 2.0, 1.0), ValueError, "sigma_min must be below sigma_max"),
         (lambda: sample_edm(denoise, X, [1.0]), ValueError, "sigmas must be at least two"),
@@ -353,6 +242,14 @@ SIGMA = torch.ones(2)
         (lambda: gaussian_gain(1, 1, 1), ValueError, "sigma_next must be below sigma = 1, got 1"),
         (lambda: gaussian_gain(0, 1, 0.5), ValueError, "variance must be positive"),
         (lambda: gaussian_gain(1, 1, -0.5), ValueError, "sigma_next must be non-negative"),
+        (lambda: linear(variances=t64(0.0)), ValueError, "variances must be .* positive"),
+        (lambda: linear(variances=[1.0]), TypeError, "variances must be a floating-point"),
+        (lambda: linear(sigma=0.0), ValueError, "sigma must be positive"),
+        (lambda: linear(weights=[math.inf]), ValueError, "weights must be finite"),
+        (lambda: linear(weights=[]), ValueError, "at least one"),
+        (lambda: linear(passed=[1, 0]), ValueError, "falling from 2 to at least 0"),
+        (lambda: linear(passed=[2, 2]), ValueError, "passed must be 2 numbers"),
+        (lambda: linear(target="score"), ValueError, "target must be one of"),
         (lambda: path(variances=t64(-1.0)), ValueError, r"variances must be \(d,\) and positive"),
         (lambda: path(variances=[1.0]), TypeError, "variances must be a floating-point"),
         (lambda: path(sigmas=[0.1, 0.2]), ValueError, "sigmas must be"),
@@ -369,3 +266,8 @@ def test_bad_input(call, error, message):
 def path(**changes):
     arguments = {"variances": t64(1.0), "sigmas": [1.0, 0.5]} | changes
     return gaussian_path_variance(**arguments)
+
+
+def linear(**changes):
+    arguments = {"variances": t64(2.0, 1.0), "sigma": 1.0, "weights": [0.5], "passed": [2, 1]}
+    return linear_unet_slopes(**(arguments | changes))
