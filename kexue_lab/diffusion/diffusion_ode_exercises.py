@@ -222,6 +222,11 @@ EXERCISES = (
                 "the variance of x_t is (1 − t)²s² + t²: the data's width shrinks too.",
             ),
             Mistake(
+                "the deviation for the variance",
+                lambda x, t, m, s: _straight(x, t, m, math.sqrt(s)),
+                "the data's deviation s enters squared.",
+            ),
+            Mistake(
                 "the noise alone",
                 lambda x, t, m, s: _guesses(x, t, m, s)[0],
                 "the centre moves too: add dᾱ/dt x̂_0.",
@@ -285,6 +290,11 @@ EXERCISES = (
                 "a plain rotation",
                 lambda C: _TURN,
                 "a rotation runs along circles; the level lines of p are ellipses.",
+            ),
+            Mistake(
+                "the axes of the diagonal",
+                lambda C: np.diag(np.diag(C)) @ _TURN,
+                "this looks at the diagonal of C only: the ellipses are tilted.",
             ),
             Mistake(
                 "the factors in the wrong order",

@@ -246,6 +246,12 @@ EXERCISES = (
                 "variances add up: the fresh noise brings η², not η.",
             ),
             Mistake(
+                "the share in front of ρ",
+                lambda rho, eta: 1 / (1 + eta * rho),
+                "right at η = 1; for η < 1 x_t stands twice in the step: put both together first.",
+                variants=(lambda rho, eta: 1 / (1 + eta**2 * rho),),
+            ),
+            Mistake(
                 "in units of the noise",
                 lambda rho, eta: _level(rho, eta) / (1 - rho),
                 "this is the variance over σ²; the share is over that of x, and σ² is (1 − ρ) "
