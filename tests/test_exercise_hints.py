@@ -239,7 +239,11 @@ RIGHT = [
     ("generative/gumbel_softmax", 3, leave_one_out_without_p),
     ("diffusion/ddim", 1, other_root),
     ("diffusion/ddim", 5, heun_in_t),
-    ("diffusion/skip_tuning", 1, lambda p, c, q: np.roots([q, 2 * c, -q - 2 * c]).min()),
+    (
+        "diffusion/skip_tuning",
+        1,
+        lambda p, c, q: max(np.roots([q, 2 * c, -q - 2 * c]), key=lambda root: abs(root - 1)),
+    ),
     ("attention/linear_attention", 2, growing_keys),
     ("diffusion/diffusion_ode", 4, lambda C: -7 * C @ np.array([[0.0, -1.0], [1.0, 0.0]])),
 ]

@@ -270,6 +270,12 @@ EXERCISES = (
         inputs=_last_steps,
         mistakes=(
             Mistake(
+                "the factor of the variance",
+                lambda m, sigma_d, sigma: 1.0,
+                "1 is the untouched network, right for a factor m/(m+σ²) of y; that is the factor "
+                "of the variance, and y is multiplied by its root.",
+            ),
+            Mistake(
                 "the skip as a gain",
                 lambda m, sigma_d, sigma: gaussian_gain(m, sigma, 0.0),
                 "that is right for a network that guesses the noise; EDM's returns 0 for data of "
@@ -312,6 +318,12 @@ EXERCISES = (
                 "the reversed order",
                 lambda net, x, t, weights: _hooked(net, x, t, weights[::-1]),
                 "the first weight belongs to s_0, nearest the input, which enters up_high2.",
+            ),
+            Mistake(
+                "the last weight everywhere",
+                lambda net, x, t, weights: _hooked(net, x, t, weights[-1:] * 4),
+                "all hooks use the last weight: a function made in a loop sees the loop's variable "
+                "as it is when called. Bind it as a default argument.",
             ),
             Mistake(
                 "the untouched network",
