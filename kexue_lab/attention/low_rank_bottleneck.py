@@ -32,7 +32,7 @@ _NEGLIGIBLE = {torch.float64: 1e-9, torch.float32: 1e-5}
 
 
 def minimal_key_size(P: Tensor, tol: float | None = None) -> int:
-    """Compute the least key size of a head that produces P: the rank of the centred log P.
+    """Return the least key size of a head that produces P: the rank of the centred log P.
 
     Softmax ignores what is added to a whole row of logits, so that the logits of P are
     log P + c 1ᵀ with any column c; the least rank among them is that of log P with every row's mean
@@ -67,7 +67,7 @@ def minimal_key_size(P: Tensor, tol: float | None = None) -> int:
 
 
 def low_rank_logits(P: Tensor, key_size: int) -> tuple[Tensor, Tensor]:
-    """Compute queries and keys whose products are the nearest to the row-centred log P.
+    """Return queries and keys whose products are the nearest to the row-centred log P.
 
     Nearest in the sum of squared errors of the logits, by a truncated singular value
     decomposition; not in the divergence of the weights, see `fit_low_rank_attention`. From

@@ -367,7 +367,7 @@ class RelativeTransformer(nn.Module):
 
 
 def probe_floor(n: int, loss: ProbeLoss) -> float:
-    """Compute the least loss of a model whose output is the same at all of n positions.
+    """Return the least loss of a model whose output is the same at all of n positions.
 
     Args:
         n: number of positions.

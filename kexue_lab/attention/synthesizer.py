@@ -35,7 +35,7 @@ Tiling = Literal["interleave", "repeat"]
 
 
 def dense_logits(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    """Compute B = relu(x W₁ + b₁) W₂ + b₂: row i of the logits from token i alone.
+    """Return B = relu(x W₁ + b₁) W₂ + b₂: row i of the logits from token i alone.
 
     Rows have the length N of `b2` whatever n is: cut the columns of a shorter sequence to n.
 
@@ -79,7 +79,7 @@ def dense_logits(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> T
 
 
 def factorized_dense_logits(a: Tensor, b: Tensor, *, tiling: Tiling = "interleave") -> Tensor:
-    """Compute rows of A·B logits as products of A and of B numbers.
+    """Return rows of A·B logits as products of A and of B numbers.
 
     "interleave" gives column pB + q the product a_p b_q, so that every pair occurs. "repeat" gives
     column j the product of entries j mod A and j mod B: its columns repeat with the period
@@ -115,7 +115,7 @@ def factorized_dense_logits(a: Tensor, b: Tensor, *, tiling: Tiling = "interleav
 
 
 def toeplitz_logits(r: Tensor, n: int) -> Tensor:
-    """Compute the logits R_ij = r_{j-i} that make a fixed table a convolution.
+    """Return the logits R_ij = r_{j-i} that make a fixed table a convolution.
 
     softmax(R) V is then the cross-correlation of V with exp(r), divided by that of a constant 1:
     near the borders less than the whole kernel fits, and what is left is normalised.
@@ -153,7 +153,7 @@ def toeplitz_logits(r: Tensor, n: int) -> Tensor:
 def synthetic_attention(
     logits: Tensor, v: Tensor, *, mask: Tensor | None = None, is_causal: bool = False
 ) -> Tensor:
-    """Compute softmax(logits) V, wherever the logits come from.
+    """Return softmax(logits) V, wherever the logits come from.
 
     Args:
         logits: shape (..., n, m); -inf where nothing is to be seen.

@@ -96,7 +96,7 @@ def expected_accuracy(
         ValueError: For wrong shapes, B = 0, C < 2, a label outside the range, `sigma` not
             positive and finite, an unknown `noise`, or `n_nodes` outside its range.
 
-    References:
+    Source:
         Karpukhin, Dereka, Kolesnikov, arXiv:2205.09615, section 3 (there by Genz's sampling of the
         orthant probability; the one-dimensional integral is exact for independent noise).
 
