@@ -19,6 +19,8 @@ _DEEPEST, _SHALLOWEST = 8, 3
 _DOTS = r"\cdots"
 _REPEATED = re.compile(r"\\cdots( ([+-] )?\\cdots)+")
 _TERMS = 4
+# Beside a value this many times as large, another is rounding.
+_ROUNDING = 1e-11
 _ASSUMPTIONS = (
     ("positive", "> 0"),
     ("negative", "< 0"),
@@ -188,7 +190,10 @@ def ruled_out(found: Counterexample) -> tuple[str, str]:
     """Return the point of a counter-example, and both values with digits enough to differ."""
     point = ", ".join(_coordinate(name, value) for name, value in found.point.items())
     try:
-        left, right = (_plain_number(text) for text in (found.left, found.right))
+        both = [_plain_number(text) for text in (found.left, found.right)]
+        # A value that was approached, not computed, differs from 0 by each processor's rounding.
+        noise = _ROUNDING * max(map(abs, both))
+        left, right = (0.0 if abs(value) < noise else value for value in both)
         values = told_apart(left, right)
     except (TypeError, ValueError, sp.SympifyError):
         values = found.left, found.right

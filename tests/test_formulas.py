@@ -126,6 +126,7 @@ def test_conditions(left, right, domain, expected):
         ({"f": "Lambda((z1, z2), z1*z2)"}, "1", "2", ("$f(u, v) = u v$", None)),
         ({"a": "1"}, "1.5 + 2.0*I", "3.0", ("$a = 1$", "1.5 + 2.0*I against 3.0")),
         ({"a": "2"}, "123456.7", "0.000012", ("$a = 2$", "123457 against 1.20e-05")),
+        ({"g": "2"}, "7.2e-12", "4.0", ("$g = 2$", "0 against 4.00")),
     ],
 )
 def test_a_counter_example_in_few_digits(point, left, right, expected):
