@@ -150,7 +150,7 @@ def test_the_site(page, site):
     page.goto(f"{site}/mathematics/index.html")
     assert page.locator(".sd-card").count() == sum(a.series == "mathematics" for a in finished)
     page.goto(f"{site}/verified.html")
-    page.locator("details summary").first.click()
+    page.locator("details.sd-dropdown summary").first.click()
     page.locator("table a[href*='#claim-']").first.click()
     page.wait_for_url("**/*#claim-*")
     assert not page.errors
@@ -159,12 +159,12 @@ def test_the_site(page, site):
 
 def test_what_is_verified_is_filtered_by_its_kind(page, site):
     page.goto(f"{site}/verified.html")
-    page.locator("details summary").first.click()
-    rows = page.locator("details tbody tr").filter(has_text="proved")
+    page.locator("details.sd-dropdown summary").first.click()
+    rows = page.locator(".kx-ledger tbody tr").filter(has_text="proved")
     assert rows.first.is_visible()
     page.locator(".kx-filter label").filter(has_text="proved").first.locator("input").uncheck()
     assert not rows.first.is_visible()
-    assert page.locator("details tbody tr").filter(has_text="ruled out").first.is_visible()
+    assert page.locator(".kx-ledger tbody tr").filter(has_text="ruled out").first.is_visible()
 
 
 # A whole title, and a term of two characters.
