@@ -165,6 +165,10 @@ def clock_times(schedule: NoiseSchedule, clock: str, steps: int) -> list[float]:
 
     Raises:
         ValueError: if there is no such clock, or steps is below 2.
+
+    Example:
+        >>> [round(t, 2) for t in clock_times(NoiseSchedule.cosine(0), "even times", 4)]
+        [0.99, 0.74, 0.49, 0.25, 0.0]
     """
     if clock not in CLOCKS:
         raise ValueError(f"clock must be one of {CLOCKS}, got {clock!r}")
