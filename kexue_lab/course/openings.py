@@ -44,19 +44,18 @@ def record_comparison(seeds: Iterable[int] = range(20)) -> None:
         print(f"seed {seed}: recorded", flush=True)
 
 
-def judged(distance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+def judged(distance: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean distances, each sampler at the clock that is best on the first half of the seeds.
 
     Args:
         distance: (seeds, samplers, clocks, budgets).
 
     Returns:
-        means over the second half, (samplers, budgets), and the clocks' numbers, likewise.
+        means over the second half, (samplers, budgets).
     """
     half = len(distance) // 2
     best = distance[:half].mean(0).argmin(1)
-    means = np.take_along_axis(distance[half:].mean(0), best[:, None], 1)[:, 0]
-    return means, best
+    return np.take_along_axis(distance[half:].mean(0), best[:, None], 1)[:, 0]
 
 
 def comparison_table(rows: Mapping[int, Row]) -> str:
@@ -66,8 +65,8 @@ def comparison_table(rows: Mapping[int, Row]) -> str:
     lines = []
     for data, title in _DATA.items():
         found = columns(rows, data)
-        means, _ = judged(found["distance"])
-        chance = found["again"].std(ddof=1) / np.sqrt(len(means))
+        means = judged(found["distance"])
+        chance = found["again"].std(ddof=1) / np.sqrt(len(rows) - len(rows) // 2)
         heads = [title, *(f"{looks} looks" for looks in BUDGETS)]
         lines += ["| " + " | ".join(heads) + " |", "|---|" + "---|" * len(BUDGETS)]
         for name, row in zip(NAMES, means, strict=True):

@@ -90,12 +90,12 @@ def ring_setting() -> Setting:
 
 def digit_setting() -> Setting:
     """Handwritten digits, with the network that is stored with the course."""
-    schedule, network = NoiseSchedule.cosine(), digit_network()
+    schedule = NoiseSchedule.cosine()
+    noise = noise_model(digit_network(), schedule)
     seen = (2 * digits(1500, generator(0)).x_train - 1).double()
 
     def eps_fn(x: Tensor, t: float) -> Tensor:
-        guess: Tensor = noise_model(network, schedule)(x.float(), t)
-        return guess.double()
+        return noise(x.float(), t).double()
 
     def data(n: int, g: torch.Generator) -> Tensor:
         return seen[torch.randint(len(seen), (n,), generator=g)]
@@ -151,8 +151,8 @@ def draw(
         raise ValueError(f"name must be one of {NAMES}, got {name!r}")
     solver = _SOLVERS.get(name)
     times = clock_times(setting.schedule, clock, steps_within(solver or "euler", looks))
-    run = partial(_sampler(setting, name, times, g), setting.eps_fn, setting.schedule, start, times)
-    return run()
+    sampler = _sampler(setting, name, times, g)
+    return sampler(setting.eps_fn, setting.schedule, start, times)
 
 
 def clock_times(schedule: NoiseSchedule, clock: str, steps: int) -> list[float]:
