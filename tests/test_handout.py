@@ -27,7 +27,7 @@ def other_pair(ab_t, bb_t, ab_u, bb_u, sigma):
 ANSWERS = {
     1: RIGHT,
     2: "def border(p):\n    return 0.0\n",  # right for a fair coin only
-    4: "while True:\n    pass\n",
+    4: "%%time\nwhile True:\n    pass\n",
     5: "def heun(x, noise, times):\n    return 7**7**9\n",  # in C, inside the answer
     6: "import os\nos._exit(0)\n",
 }

@@ -14,9 +14,7 @@ from traitlets import Float
 
 from kexue_lab.limits import ProcessDied, TimeLimitExceeded, can_fork, run_forked
 
-_GUARD = (
-    "from kexue_lab.course.grading import try_out; try_out({source!r}, get_ipython(), {seconds})\n"
-)
+_HANDED_IN = "handed_in"  # the metadata in which a guarded cell keeps its code
 
 
 class CellRefused(Exception):
@@ -29,46 +27,46 @@ class Guard(NbGraderPreprocessor):  # type: ignore[misc]
     seconds = Float(10.0, help="CPU time that a student's cell may take").tag(config=True)
 
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
-        """Put the trial before the cell's code."""
-        locked = cell.metadata.get("nbgrader", {}).get("locked", False)
-        if cell.cell_type == "code" and not locked and not cell.source.startswith("%%"):
-            cell.source = _GUARD.format(source=cell.source, seconds=self.seconds) + cell.source
+        """Put a call of `run_tried` in the place of the cell's code."""
+        if cell.cell_type == "code" and not cell.metadata.get("nbgrader", {}).get("locked", False):
+            cell.metadata[_HANDED_IN] = cell.source
+            cell.source = (
+                "from kexue_lab.course.grading import run_tried\n"
+                f"run_tried({cell.source!r}, get_ipython(), {self.seconds})"
+            )
         return cell, resources
 
 
 class Unguard(NbGraderPreprocessor):  # type: ignore[misc]
-    """Take the trials out again: teacher and student see the cells as they were handed in."""
+    """Give back the code: teacher and student see the cells as they were handed in."""
 
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
-        """Remove what `Guard` has put before the cell's code."""
-        head, _, rest = cell.source.partition("\n")
-        if head.startswith(_GUARD.partition("{")[0] + repr(rest)):
-            cell.source = rest
+        """Undo what `Guard` has done to the cell."""
+        cell.source = cell.metadata.pop(_HANDED_IN, cell.source)
         return cell, resources
 
 
-def try_out(source: str, shell: Any, seconds: float) -> None:
-    """Run a cell in a forked process, where it can do no harm.
+def run_tried(source: str, shell: Any, seconds: float) -> None:
+    """Run a cell, after a trial in a forked process, where it can do no harm.
 
-    An ordinary exception is no harm: it will come again, and be shown, when the cell runs.
+    An ordinary exception is no harm: it comes again, and is shown, when the cell runs.
 
     Args:
-        source: the cell's code.
+        source: the cell's code, magics included.
         shell: the kernel's IPython shell, in whose names it runs.
         seconds: of CPU time.
 
     Raises:
         CellRefused: if the cell does not end in time, or ends its process.
     """
-    if not can_fork():
-        return
-    code = shell.transform_cell(source)
-    try:
-        run_forked(lambda: exec(code, shell.user_ns), seconds)
-    except TimeLimitExceeded:
-        raise CellRefused(f"this cell did not end within {seconds:g} s") from None
-    except ProcessDied as error:
-        raise CellRefused(f"this cell ends its process: {error}") from None
+    if can_fork():
+        try:
+            run_forked(lambda: exec(shell.transform_cell(source), shell.user_ns), seconds)
+        except TimeLimitExceeded:
+            raise CellRefused(f"this cell did not end within {seconds:g} s") from None
+        except ProcessDied as error:
+            raise CellRefused(f"this cell ends its process: {error}") from None
+    shell.run_cell(source)
 
 
 def configure(c: Any) -> None:

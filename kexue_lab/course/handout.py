@@ -84,9 +84,7 @@ def assignment(notebook: Any, points: int = 1) -> Any:
         else:
             _mark(cell, f"lesson-{place}", locked=True)
             cells.append(cell)
-    if not any(
-        "exercise-" in cell.metadata.get("nbgrader", {}).get("grade_id", "") for cell in cells
-    ):
+    if not any(cell.metadata.get("nbgrader", {}).get("grade") for cell in cells):
         raise ValueError("the notebook has no exercises")
     notebook.cells = cells
     return notebook
