@@ -16,10 +16,11 @@ def linked(text: str) -> str:
 def bibliography(articles: Sequence[Article]) -> str:
     """The page, by first author."""
     cited: dict[str, list[Article]] = {}
+    texts: dict[str, str] = {}
     for article in articles:
         for paper in article.papers:
             cited.setdefault(_key(paper), []).append(article)
-    texts = {_key(paper): paper for article in articles for paper in article.papers}
+            texts[_key(paper)] = paper
     lines = ["# Papers", "", "What the articles and the lessons rest on."]
     for key in sorted(cited):
         links = ", ".join(f"[{a.title}]({a.name}.ipynb)" for a in cited[key])

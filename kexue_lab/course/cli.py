@@ -17,6 +17,7 @@ from kexue_lab.course.places import (
     own_root,
     solutions_path,
 )
+from kexue_lab.course.pools import LOCAL
 
 _TAIL = 12
 _INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C has ended
@@ -120,7 +121,7 @@ def _add_record(commands: Any) -> None:
     recording.add_argument(
         "--cluster",
         nargs="?",
-        const="local",
+        const=LOCAL,
         metavar="ADDRESS",
         help="run on dask: on processes of this machine, or on the scheduler at ADDRESS",
     )

@@ -25,7 +25,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from kexue_lab.losses.batch import Reduction, reduced
-from kexue_lab.precision import length, narrowed, widened
+from kexue_lab.precision import length, widened
 from kexue_lab.validation import (
     check_choice,
     check_floating,
@@ -378,4 +378,4 @@ def collapse_metrics(z: Tensor) -> CollapseMetrics:
         std = covariance.diagonal().sqrt().mean() * math.sqrt(d)
         together = unit.sum(0).square().sum() - unit.square().sum()
         cosine = together / (count * (count - 1))
-    return CollapseMetrics(*(float(narrowed(v, v.dtype, "z")) for v in (std, rank, cosine)))
+    return CollapseMetrics(float(std), float(rank), float(cosine))
