@@ -5,43 +5,40 @@ a run: the last one of the tests, or a new one where notebook or library have ch
 """
 
 import ast
-import html
 import inspect
-import json
 import re
 import shutil
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import nbformat
 from check_links import problems
+from equations import equations_of, with_equations
 from front import of_series, reading_minutes, series_page, start_page
-from glossary import glossary_page, terms_of
+from glossary import glossary_page, symbols_of, terms_of
 from nbformat.v4 import new_markdown_cell
 from papers import bibliography, linked
+from pictures import name_pictures, put_frames
 from sphinx.cmd.build import main as sphinx_build
 from teaching import teachers_page
 
 from kexue_lab.course.catalog import SERIES, Article, catalog
 from kexue_lab.course.places import PACKAGE, course_root, notebook_path, solutions_path
 from kexue_lab.course.record import is_stale
-from kexue_lab.course.reports import frames_folder, read_report
+from kexue_lab.course.reports import read_report
 from kexue_lab.ledger import MARKS, Claim, read_claim
 
 ROOT = course_root()
 DOCS = ROOT / "docs"
 BUILD = ROOT / "build"
 STAGE, SITE = BUILD / "docs", BUILD / "site"
-EXPLORER = re.compile(r"Explorer\((?P<name>.+?): ")
 SHARED = (
     *("claims", "evidence", "symbolic", "recorded", "exercises", "diagnosis", "limits"),
     *("explore", "figures", "training", "transformer", "tasks", "data"),
 )
-FRAME_LIMIT = 300_000
 SHARE = re.compile(r"\d+ of \d+ seeds|\d+ paired seeds")
 STALE = "*(The recorded seeds of this lesson's experiment are older than its code.)*"
 WORKERS = 2  # notebooks that run side by side
@@ -52,7 +49,7 @@ def main() -> int:
     shutil.rmtree(STAGE, ignore_errors=True)
     shutil.rmtree(SITE, ignore_errors=True)
     STAGE.mkdir(parents=True)
-    for page in ("conf.py", "citing.md"):
+    for page in ("conf.py", "guide.md", "citing.md"):
         shutil.copy(DOCS / page, STAGE)
     shutil.copytree(DOCS / "_static", STAGE / "_static")
     finished = [article for article in catalog().values() if article.finished]
@@ -91,7 +88,8 @@ def stage_article(article: Article) -> dict[str, Claim]:
         ValueError: if the page shows other claims than the notebook's last run made.
     """
     notebook = nbformat.read(notebook_path(article.name), as_version=4)
-    put_frames(notebook, article)
+    put_frames(notebook, article, STAGE)
+    name_pictures(notebook)
     if is_stale(article.name):
         notebook.cells.insert(1, new_markdown_cell(STALE))
     claims = anchor_claims(notebook)
@@ -99,43 +97,13 @@ def stage_article(article: Article) -> dict[str, Claim]:
     if len(claims) != made:
         raise ValueError(f"{article.name} shows {len(claims)} claims, its run made {made}")
     fold_solutions(notebook, article)
+    equations = equations_of(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = linked(cell.source)
+            cell.source = linked(with_equations(cell.source, equations))
     notebook.cells.append(new_markdown_cell(functions_used(notebook)))
     write(f"{article.name}.ipynb", nbformat.writes(notebook))
     return claims
-
-
-def put_frames(notebook: Any, article: Article) -> None:
-    """Replace each explorer's standing picture by its frames and a slider."""
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            shown = EXPLORER.match(output.get("data", {}).get("text/plain", ""))
-            if shown:
-                folder = frames_folder(article.name) / shown["name"]
-                output["data"] = {"text/html": frames_html(folder, article)}
-
-
-def frames_html(folder: Path, article: Article) -> str:
-    """The slider over the frames in `folder`, which are copied to the site."""
-    size = sum(frame.stat().st_size for frame in folder.glob("*.png"))
-    if size > FRAME_LIMIT:
-        raise ValueError(f"the frames of {folder} take {size} bytes, more than {FRAME_LIMIT}")
-    place = f"_static/frames/{article.name}/{folder.name}"
-    shutil.copytree(folder, STAGE / place, ignore=shutil.ignore_patterns("*.json"))
-    record = json.loads((folder / "frames.json").read_text("utf8"))
-    start, control = record["start"], html.escape(record["control"])
-    values = html.escape(json.dumps(record["values"], ensure_ascii=False))
-    return (
-        f'<div class="kx-frames" data-folder="../{place}" data-control="{control}" '
-        f'data-values="{values}">'
-        f'<img src="../{place}/{start:02d}.png" alt="the explorer\'s picture">'
-        f'<label><input type="range" min="0" max="{len(record["values"]) - 1}" value="{start}" '
-        f'aria-label="{control}"><output></output></label>'
-        "<p>These frames were drawn in advance. In JupyterLab every control can be moved: "
-        f"<code>kexue-lab open {article.name}</code></p></div>"
-    )
 
 
 def anchor_claims(notebook: Any) -> dict[str, Claim]:
@@ -344,7 +312,8 @@ def stage_front(finished: list[str]) -> None:
         write(f"{series}/index.md", series_page(series, card_picture, minutes))
         articles = [article for article in of_series(series) if article.name in notebooks]
         write(f"{series}/teaching.md", teachers_page(series, articles, notebooks))
-    write("glossary.md", glossary_page(terms, titles))
+    symbols = {name: symbols_of(notebook) for name, notebook in notebooks.items()}
+    write("glossary.md", glossary_page(terms, titles, symbols))
     write("papers.md", bibliography([catalog()[name] for name in finished]))
 
 

@@ -31,6 +31,9 @@ nb_render_markdown_format = "myst"
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "attrs_inline"]
 myst_heading_anchors = 3
 
+# A formula is typeset when it comes near the window: a page is there at once. Print typesets all.
+mathjax3_config = {"loader": {"load": ["ui/lazy"]}, "options": {"lazyMargin": "600px"}}
+
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
@@ -42,7 +45,7 @@ html_theme = "sphinx_book_theme"
 html_title = "kexue_lab"
 html_static_path = ["_static"]
 html_css_files = ["course.css"]
-html_js_files = ["frames.js", "verified.js"]
+html_js_files = ["frames.js", "verified.js", "print.js"]
 html_favicon = "_static/favicon.svg"
 html_context = {"default_mode": "auto"}
 html_sourcelink_suffix = ""

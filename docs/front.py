@@ -83,7 +83,7 @@ def start_page() -> str:
         lines.append(f"- **[{name.capitalize()}]({name}/index.md)**: {titles}")
     for caption, pages in (
         ("Lessons", [f"{name}/index" for name in SERIES]),
-        ("Reference", ["verified", "glossary", "papers", "citing", "api/index"]),
+        ("Reference", ["guide", "verified", "glossary", "papers", "citing", "api/index"]),
     ):
         lines += ["", "```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```"]
     return "\n".join(lines)

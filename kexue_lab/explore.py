@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from kexue_lab.figures import describe
 from kexue_lab.redraw import Stage
 
 _explorers: dict[str, "Explorer"] = {}
@@ -79,6 +80,7 @@ def save_frames(folder: Path, count: int = 16, limit: int = 300_000) -> None:
             "control": explorer.controls[control].description,
             "values": [f"{v:g}" if isinstance(v, (int, float)) else str(v) for v in values],
             "start": values.index(min(values, key=lambda v: _distance(v, start))),
+            "shows": describe(explorer._figure(explorer.values())),
         }
         (target / "frames.json").write_text(json.dumps(record, ensure_ascii=False), "utf8")
 

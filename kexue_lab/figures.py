@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -26,7 +27,17 @@ GREY = "#8A8A8A"
 
 
 def use_style() -> None:
-    """Set matplotlib's defaults for every figure of the course."""
+    """Set matplotlib's defaults for every figure of the course, and name figures by their titles.
+
+    In a notebook a figure's text, which stands in for the picture where there is none to see, is
+    what `describe` says.
+    """
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None:
+        texts = shell.display_formatter.formatters["text/plain"]
+        texts.for_type_by_name(
+            "matplotlib.figure", "Figure", lambda figure, text, _: text.text(describe(figure))
+        )
     mpl.rcParams.update(
         {
             "axes.axisbelow": True,
@@ -83,6 +94,34 @@ def save_figure(
     with mpl.rc_context({"svg.hashsalt": "kexue_lab"}):
         figure.savefig(path, bbox_inches="tight", metadata=metadata)
     return path
+
+
+def describe(figure: "Figure") -> str:
+    """Return what a figure shows, in words: its titles, or else the names of its axes.
+
+    Args:
+        figure: a matplotlib figure.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> figure = Figure()
+        >>> left, right = figure.subplots(1, 2)
+        >>> _ = left.set_title("The loss falls"), right.set_title("The norm rises")
+        >>> describe(figure)
+        'Picture: The loss falls; The norm rises'
+    """
+    panels = figure.get_axes()
+    places: tuple[Literal["left", "center", "right"], ...] = ("left", "center", "right")
+    titles = [figure.get_suptitle()]
+    titles += [panel.get_title(loc=place) for panel in panels for place in places]
+    if not any(titles):
+        titles = [
+            f"{panel.get_ylabel()} against {panel.get_xlabel()}"
+            for panel in panels
+            if panel.get_xlabel() and panel.get_ylabel()
+        ]
+    said = dict.fromkeys(" ".join(title.split()) for title in titles if title)
+    return f"Picture: {'; '.join(said)}" if said else f"Picture of {len(panels)} panels"
 
 
 def _figures_folder() -> Path:

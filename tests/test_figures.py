@@ -6,7 +6,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from kexue_lab import figures
-from kexue_lab.figures import save_figure, use_style
+from kexue_lab.figures import describe, save_figure, use_style
 
 
 @pytest.fixture(autouse=True)
@@ -116,3 +116,31 @@ def test_the_colours_can_be_told_apart():
         for q in colours[:i]
     )
     assert distance > 0.04
+
+
+def test_a_figure_is_described_by_its_titles_in_order():
+    fig = Figure()
+    left, right = fig.subplots(1, 2)
+    left.set_title("one\nmore", loc="left")
+    left.set_title("two")
+    right.set_title("two")
+    fig.suptitle("all")
+    assert describe(fig) == "Picture: all; one more; two"
+
+
+def test_a_figure_without_titles_is_described_by_its_axes():
+    fig = Figure()
+    axes = fig.subplots()
+    assert describe(fig) == "Picture of 1 panels"
+    axes.set(xlabel="time", ylabel="loss")
+    assert describe(fig) == "Picture: loss against time"
+
+
+def test_in_a_notebook_a_figures_text_is_what_it_shows():
+    from IPython.testing.globalipapp import get_ipython, start_ipython
+
+    shell = start_ipython() or get_ipython()
+    use_style()
+    fig = figure()
+    fig.suptitle("The loss falls")
+    assert shell.display_formatter.formatters["text/plain"](fig) == "Picture: The loss falls"

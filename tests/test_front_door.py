@@ -2,16 +2,21 @@
 
 import doctest
 import importlib
+import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 
 import kexue_lab
-from kexue_lab.course.catalog import SERIES
+from kexue_lab.course.catalog import SERIES, find
+from kexue_lab.course.cli import _parser
 from kexue_lab.course.places import PACKAGE
 
 README = PACKAGE.parent / "README.md"
+GUIDE = PACKAGE.parent / "docs" / "guide.md"
+_COMMAND = re.compile(r"(?:^|`)kexue-lab ([a-z][^`#\n]*)", re.MULTILINE)
 
 
 def test_the_session_in_the_readme_runs_as_printed(monkeypatch):
@@ -20,6 +25,18 @@ def test_the_session_in_the_readme_runs_as_printed(monkeypatch):
     failed, tried = doctest.testfile(str(README), module_relative=False, optionflags=options)
     assert tried >= 8
     assert failed == 0
+
+
+def test_the_readme_fits_on_a_screen_or_two():
+    words, _ = README.read_text("utf8").split("<details>")
+    assert len([line for line in words.splitlines() if line.strip()]) < 70
+
+
+@pytest.mark.parametrize("command", _COMMAND.findall(GUIDE.read_text("utf8")))
+def test_the_command_line_takes_what_the_guide_says(command):
+    options = vars(_parser().parse_args(shlex.split(command)))
+    for name in [options.get("article"), *options.get("articles", [])]:
+        assert name is None or find(name).finished
 
 
 @pytest.mark.parametrize("name", kexue_lab.__all__)

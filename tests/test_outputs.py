@@ -148,3 +148,13 @@ def test_an_experiments_cell():
     stored, fresh = [stream("loss 0.97")], [stream("loss 0.36")]
     assert outputs_differ(stored, fresh)
     assert outputs_differ(stored, fresh, experiment=True) is None
+
+
+def test_the_text_in_place_of_a_picture_has_free_decimals_and_fixed_words():
+    def shown(text):
+        data = {"image/png": "", "text/plain": text}
+        return [{"output_type": "display_data", "data": data, "metadata": {}}]
+
+    assert outputs_differ(shown("Picture: loss 0.5"), shown("Picture: loss 0.7")) is None
+    assert outputs_differ(shown("Picture: loss 0.5"), shown("Picture: gain 0.5"))
+    assert outputs_differ(shown("Picture: 3 lines"), shown("Picture: 4 lines"))

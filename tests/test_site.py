@@ -10,9 +10,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
 
 from course_map import course_map
+from equations import equations_of, with_equations
 from front import BEGIN, in_a_line, of_series, start_page
-from glossary import Term, glossary_page, terms_of
+from glossary import Term, glossary_page, symbols_of, terms_of
 from papers import bibliography, linked
+from pictures import in_words, name_pictures
 from search import SearchBoth
 from teaching import FOR_A_CLASS, goals, kinds, marking, teachers_page
 
@@ -51,8 +53,83 @@ def test_what_is_no_term_is_left_out(text):
 def test_of_two_lessons_the_glossary_names_the_first():
     terms = [Term("score", "得分", "a/first"), Term("the score", "得分", "a/second")]
     page = glossary_page(terms, {"a/first": "First", "a/second": "Second"})
-    assert "| score | 得分 | [First](a/first.ipynb) |" in page
+    assert "| score | 得分 |  | [First](a/first.ipynb) |" in page
     assert "Second" not in page
+
+
+@pytest.mark.parametrize(
+    ("text", "symbol"),
+    [
+        ("$f_t$ is the *drift* (漂移), a velocity", "f_t"),
+        ("the *perplexity* (困惑度) $e^H$, with $H=1$", "e^H"),
+        ("with a *feature map* (特征映射) $\\phi:\\mathbb R\\to\\mathbb R$", r"\phi"),
+        ("Call it the *state* (状态):\n\n$$S_t=S_{t-1}+k_t$$", "S_t"),
+        ("the *bias* (偏差), where $b=1$", ""),
+        ("the *chain* (链):\n\n$$\\boxed{a=b}$$", ""),
+    ],
+)
+def test_a_term_has_the_symbol_that_stands_beside_it(text, symbol):
+    (term,) = terms_of(notebook(text), "losses/accuracy")
+    assert term.symbol == symbol
+
+
+def test_the_glossary_carries_the_lessons_tables_of_symbols():
+    table = "|symbol|meaning|\n|---|---|\n|$n$|number of tokens|"
+    assert symbols_of(notebook(f"Before.\n\n{table}\n\nAfter.")) == table
+    assert symbols_of(notebook("|a|b|\n|---|---|\n|1|2|")) == ""
+    page = glossary_page([], {"a/first": "First"}, {"a/first": table})
+    assert table in page
+    assert "{dropdown} First" in page
+
+
+@pytest.mark.parametrize(
+    ("text", "linked_text"),
+    [
+        ("By (2) it falls.", 'By <a href="#equation-2">(2)</a> it falls.'),
+        ("By (7), which is none.", "By (7), which is none."),
+        ("In $f(2)$, `g (2)` and f(2).", "In $f(2)$, `g (2)` and f(2)."),
+        ("Write down: (1) where? (2) how?", "Write down: (1) where? (2) how?"),
+        ("Optimisation as dynamics (2): why", "Optimisation as dynamics (2): why"),
+        (
+            "(2) of [the other](ddim.ipynb)",
+            '<a href="ddim.html#equation-2">(2)</a> of [the other](ddim.ipynb)',
+        ),
+        ("$$a=b\\tag{1}$$", '<span id="equation-1"></span>\n$$a=b\\tag{1}$$'),
+        ("$$a=b$$", "$$a=b$$"),
+    ],
+)
+def test_equations_are_anchored_and_named_ones_linked(text, linked_text):
+    assert with_equations(text, {"1", "2"}) == linked_text
+
+
+def test_every_numbered_equation_of_the_course_gets_its_anchor():
+    for article in catalog().values():
+        if article.finished:
+            lesson = nbformat.read(notebook_path(article.name), as_version=4)
+            texts = [cell.source for cell in lesson.cells if cell.cell_type == "markdown"]
+            tags = re.findall(r"\\tag\{(\d+)\}", "\n".join(texts))
+            assert len(set(tags)) == len(tags), article.name
+            assert equations_of(lesson) == set(tags), article.name
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Picture: the loss falls; n = 3", "the loss falls; n = 3"),
+        (r"Picture: the part $c\,x_1$ along $\bar\alpha_t$", "the part c x_1 along bar alpha_t"),
+    ],
+)
+def test_a_pictures_words_have_no_marks_of_latex(text, words):
+    assert in_words(text) == words
+
+
+def test_a_picture_is_named_by_its_notebooks_text():
+    shown = nbformat.v4.new_output(
+        "display_data", {"image/png": "", "text/plain": "Picture: the loss falls"}
+    )
+    cell = nbformat.v4.new_code_cell("plt.show()", outputs=[shown])
+    name_pictures(nbformat.v4.new_notebook(cells=[cell]))
+    assert cell.metadata["mystnb"]["image"]["alt"] == "the loss falls"
 
 
 def test_the_course_has_a_glossary():
