@@ -32,12 +32,7 @@ def use_style() -> None:
     In a notebook a figure's text, which stands in for the picture where there is none to see, is
     what `describe` says.
     """
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if shell is not None:
-        texts = shell.display_formatter.formatters["text/plain"]
-        texts.for_type_by_name(
-            "matplotlib.figure", "Figure", lambda figure, text, _: text.text(describe(figure))
-        )
+    _name_figures()
     mpl.rcParams.update(
         {
             "axes.axisbelow": True,
@@ -57,6 +52,19 @@ def use_style() -> None:
             "savefig.dpi": 144,
         }
     )
+
+
+def _name_figures() -> None:
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None:
+        return
+    from matplotlib import pyplot
+    from matplotlib.figure import Figure
+
+    # Load it now: the inline backend, when it is loaded, forgets what was registered.
+    pyplot.switch_backend(pyplot.get_backend())
+    texts = shell.display_formatter.formatters["text/plain"]
+    texts.for_type(Figure, lambda figure, text, _: text.text(describe(figure)))
 
 
 def save_figure(

@@ -112,32 +112,48 @@ _PLANE = [[1, 0], [0, 1], [0, 0]]
 def _grids(rng: np.random.Generator) -> Inputs:
     for _ in range(3):
         B0, B1 = rng.normal(size=(2, 3, 3)) / 2
+        B1 += np.copysign(np.eye(3) / 2, np.trace(B1))  # so that the trace changes on the way
         h, count = 0.0025, 401
         times = h * np.arange(count)
-        A = B0 + B1 * np.sin(3 * times)[:, None, None]
+        A = B0 + B1 * np.sin(1.5 * times)[:, None, None]
         X = np.empty((count, 3, 2))
         X[0] = np.eye(3)[:, :2] + 0.3 * rng.normal(size=(3, 2))
         for i in range(count - 1):
-            middle = B0 + B1 * math.sin(3 * (times[i] + h / 2))
+            middle = B0 + B1 * math.sin(1.5 * (times[i] + h / 2))
             X[i + 1] = expm(h * middle) @ X[i]
         yield A, X, h
 
 
 def _by_the_formula(
-    *, integrated: bool = True, both: bool = True, inverse: bool = True, rectangles: bool = False
+    *,
+    integrated: bool = True,
+    both: bool = True,
+    inverse: bool = True,
+    rectangles: str = "",
+    power: int = 2,
 ) -> Callable[[Array, Array, float], Array]:
-    """The mended code; with a flag off, one fault is left."""
+    """The mended code; with a flag off, one fault is left.
+
+    Args:
+        integrated: whether ln D is an integral.
+        both: whether A + Aᵀ stands under the integral.
+        inverse: whether X⁺ reads the coefficients.
+        rectangles: "right" or "left", if ln D is a sum of rectangles.
+        power: of ‖w‖ in φ.
+    """
 
     def last(A: Array, X: Array, h: float) -> Array:
         w = np.cross(X[..., 0], X[..., 1])
         trace = np.trace(A, axis1=1, axis2=2)
         steps = h * (trace[1:] + trace[:-1]) / 2
         log_D = np.concatenate([[0], np.cumsum(steps)])
-        if rectangles:
+        if rectangles == "right":
             log_D = np.cumsum(trace) * h
+        if rectangles == "left":
+            log_D = np.concatenate([[0], np.cumsum(trace[:-1])]) * h
         if not integrated:
             log_D = trace * h * np.arange(len(A))
-        phi = np.exp(log_D) / (w * w).sum(1)
+        phi = np.exp(log_D) / np.linalg.norm(w, axis=1) ** power
         push = np.einsum("tij,tj->ti", A + A.mT if both else A, w)
         reader = np.linalg.pinv(X) if inverse else X.mT
         c = np.trapezoid(phi[:, None] * np.einsum("tij,tj->ti", reader, push), dx=h, axis=0)
@@ -180,6 +196,11 @@ EXERCISES = (
                 "volume times base",
                 _distance(math.exp, -1),
                 "volume is base times height, and ‖w‖ is the base.",
+            ),
+            Mistake(
+                "the base",
+                _distance(lambda _: 1.0, -1),
+                "this is the base; the height is the volume divided by it.",
             ),
             Mistake(
                 "the volume of the start",
@@ -313,13 +334,23 @@ EXERCISES = (
             ),
             Mistake(
                 "a sum of rectangles",
-                _by_the_formula(rectangles=True),
+                _by_the_formula(rectangles="right"),
                 "ln D must be 0 at the first time: this sum of rectangles has one too many. Use "
                 "the trapezoidal rule here as well.",
                 variants=(
-                    _by_the_formula(rectangles=True, both=False),
-                    _by_the_formula(rectangles=True, inverse=False),
+                    _by_the_formula(rectangles="right", both=False),
+                    _by_the_formula(rectangles="right", inverse=False),
                 ),
+            ),
+            Mistake(
+                "rectangles from the left",
+                _by_the_formula(rectangles="left"),
+                "nearly: ln D is a sum of rectangles; use the trapezoidal rule here as well.",
+            ),
+            Mistake(
+                "divided by ‖w‖ once",
+                _by_the_formula(power=1),
+                "w·x = φ‖w‖², so φ is D divided by the square of w's length.",
             ),
             Mistake(
                 "A alone",
