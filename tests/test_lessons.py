@@ -90,6 +90,14 @@ def test_its_visible_cells_are_short(cells):
     assert statistics.median(visible) <= MEDIAN_LINES
 
 
+def test_its_pictures_say_in_words_what_they_show(cells):
+    shown = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+    texts = [data["text/plain"] for data in shown if "image/png" in data]
+    assert texts
+    for text in texts:
+        assert re.match(r"Picture: .{10}|Explorer\(", text), text
+
+
 def test_a_picture_comes_first(cells):
     drawn = [
         number
