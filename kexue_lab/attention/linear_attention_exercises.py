@@ -420,6 +420,16 @@ EXERCISES = (
                 "there the features are exponentials, and only differences of entries count: "
                 "separate them further.",
             ),
+            Mistake(
+                "all entries alike",
+                lambda: np.full((4, 4), -20.0),
+                "all features are alike, and so are all weights: which entry of each key must be "
+                "large?",
+                variants=tuple(
+                    lambda entry=entry: np.full((4, 4), entry)
+                    for entry in (-15.0, -10.0, -5.0, -1.0, 0.0, 1.0, 5.0, 10.0, 15.0, 20.0)
+                ),
+            ),
         ),
     ),
     Exercise(
@@ -433,6 +443,7 @@ EXERCISES = (
                 lambda q, k: (q.softmax(-1), k.exp()),
                 "this divides once, after the D products were added up: each of them needs a "
                 "denominator of its own.",
+                variants=(lambda q, k: (q.exp(), k.exp()),),  # the same weights
             ),
             Mistake(
                 "two softmaxes over the entries",
