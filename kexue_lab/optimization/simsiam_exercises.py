@@ -45,7 +45,7 @@ def _harm(answer: Any) -> str | None:
     return None
 
 
-# ---------------------------------------------------------------------------- 3: a share of the best
+# ------------------------------------------------------------------------ 3: a share of the best
 
 
 def _shares(rng: np.random.Generator) -> Inputs:
@@ -169,7 +169,7 @@ EXERCISES = (
             Mistake(
                 "too large on the right",
                 lambda: (2.0, 1.9),
-                "that is above both: with the gradient stopped it is φ² - θ² against 1 that counts.",
+                "that is above both: with the gradient stopped, φ² - θ² against 1 is what counts.",
             ),
         ),
     ),
