@@ -21,7 +21,7 @@ def _races(rng: np.random.Generator) -> Inputs:
     for _ in range(4):
         phi0, theta0, a = rng.uniform(0.2, 0.8), rng.uniform(0.3, 0.9), rng.uniform(2, 9)
         yield float(phi0), float(theta0), float(a ** rng.choice([-1, 1]))
-    yield 1.3, 0.8, 4.0
+    yield 1.1, 0.95, 3.0
 
 
 # ---------------------------------------------------------------------------- 2: a start that dies
@@ -88,11 +88,15 @@ def _kind(z: Array, *, unit: bool = True, centre: bool = True, participation: bo
     d = z.shape[1]
     centred = z - z.mean(0) if centre else z
     covariance = centred.T @ centred / (len(z) - 1)
-    if np.sqrt(np.diag(covariance)).mean() * math.sqrt(d) < 0.2:
+    if np.trace(covariance) < 0.2**2:
         return 1
     values = np.linalg.eigvalsh(covariance)
     rank = values.sum() ** 2 / (values**2).sum() if participation else (values > 1e-9).sum()
     return 2 if rank < d / 3 else 0
+
+
+def _centred_first(z: Array) -> int:
+    return _kind(z - z.mean(0))
 
 
 def _spread_only(z: Array) -> int:
@@ -115,12 +119,13 @@ EXERCISES = (
             Mistake(
                 "as if a were 1",
                 lambda phi0, theta0, a: math.sqrt(theta0**2 + 1 - phi0**2),
-                "the speed a of the predictor comes in: divide θ' by φ' again.",
+                "the speed a is missing: divide θ' by φ': where does a stand?",
             ),
             Mistake(
                 "times a",
                 lambda phi0, theta0, a: math.sqrt(abs(theta0**2 + a * (1 - phi0**2))),
-                "a quick predictor leaves the encoder less time: θ should move less for large a.",
+                "a is upside down. Divide θ' by φ': where does a stand? A quick predictor leaves "
+                "the encoder less time.",
             ),
             Mistake(
                 "the square",
@@ -182,6 +187,13 @@ EXERCISES = (
                 "the best predictor's bracket",
                 lambda kappa, sigma2, eta: 2 * (kappa / (1 + sigma2) - eta),
                 "the bracket 1 - (1 + σ²)p is not 1: at the best predictor it is 0.",
+            ),
+            Mistake(
+                "the share alone in the bracket",
+                lambda kappa, sigma2, eta: (
+                    2 * (kappa / (1 + sigma2) * (1 - kappa * (1 + sigma2)) - eta)
+                ),
+                "put p = κ/(1 + σ²) into the bracket 1 - (1 + σ²)p: there (1 + σ²) cancels.",
             ),
             Mistake(
                 "no predictor in front",
@@ -261,6 +273,12 @@ EXERCISES = (
                 lambda z: _kind(z, centre=False),
                 "features that are all the same have large squares but no spread: subtract the "
                 "mean.",
+            ),
+            Mistake(
+                "centred before it has length 1",
+                _centred_first,
+                "that removes the common direction before you look at it: first the lengths, then "
+                "the mean.",
             ),
             Mistake(
                 "counting eigenvalues",

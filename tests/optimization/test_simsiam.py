@@ -17,6 +17,7 @@ from kexue_lab.optimization.simsiam import (
     toy_flow,
     toy_limit,
 )
+from kexue_lab.optimization.simsiam_exercises import EXERCISES
 
 MODES = ("stop_gradient", "full", "target_only")
 OFF = st.floats(-2.5, 2.5)
@@ -138,6 +139,16 @@ def test_one_mode_goes_to_its_upper_fixed_point_or_dies():
         assert found.predictor.item() == pytest.approx(end, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("p0", "s0", "lives"), [(0.03, 0.5, True), (0.0, 0.5, True), (0.06, 1e-4, False)]
+)
+def test_off_the_curve_the_encoder_decides_as_well(p0, s0, lives):
+    high = mode_fixed_points(0.2, 0.05)[-1]
+    one = torch.eye(1, dtype=torch.float64)
+    end = linear_flow(math.sqrt(s0) * one, p0 * one, one, 0.2 * one, 0.05, 3000.0)
+    assert end.predictor.item() == pytest.approx(high if lives else 0, abs=1e-6)
+
+
 @pytest.mark.parametrize("sigma2", [0.0, 0.2, 1.0])
 def test_unaligned_matrices_end_at_the_fixed_points_mode_by_mode(sigma2):
     W = 0.5 * random(3, 5) * torch.tensor([[1.0], [1.0], [0.3]], dtype=torch.float64)
@@ -252,6 +263,18 @@ def test_the_metrics_are_numpys():
         cosines.mean(),
     )
     assert collapse_metrics(z) == pytest.approx(expected)
+
+
+def test_the_detector_of_exercise_5_accepts_the_librarys_spread():
+    def by_the_library(z):
+        found = collapse_metrics(torch.from_numpy(z))
+        if found.std < 0.2:
+            return 1
+        return 2 if found.effective_rank < z.shape[1] / 3 else 0
+
+    for seed in range(20):
+        for inputs in EXERCISES[4].inputs(np.random.default_rng(seed)):
+            assert EXERCISES[4].solution(*inputs) == by_the_library(*inputs)
 
 
 ONE, TWO = torch.ones(2, 2, dtype=torch.float64), torch.ones(3, 2, dtype=torch.float64)
