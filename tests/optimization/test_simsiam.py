@@ -17,6 +17,7 @@ from kexue_lab.optimization.simsiam import (
     toy_flow,
     toy_limit,
 )
+from kexue_lab.optimization.simsiam_exercises import EXERCISES
 
 MODES = ("stop_gradient", "full", "target_only")
 OFF = st.floats(-2.5, 2.5)
@@ -64,6 +65,18 @@ def test_the_limit_keeps_what_is_conserved_and_rests(mode, phi, theta):
     assert conserved(mode, *end) == pytest.approx(conserved(mode, phi, theta), abs=1e-9)
     assert end[0] == 1 or end[1] == 0
     assert end[1] * theta >= 0
+
+
+@given(phi=OFF, theta=st.floats(1e-3, 2.5))
+def test_it_collapses_from_the_closed_form_sets_only(phi, theta):
+    sets = {
+        "stop_gradient": (phi <= -theta, phi - math.sqrt(1 + theta**2)),
+        "full": (False, abs(1 - phi) - theta),
+        "target_only": (False, 2 * (1 - phi) - theta**2),
+    }
+    for mode, (surely, past) in sets.items():
+        if abs(past) > 1e-9 and abs(phi + theta) > 1e-9 and phi != 1:
+            assert (toy_limit(phi, theta, mode)[1] == 0) == (surely or past > 0), mode
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -124,6 +137,39 @@ def test_one_mode_goes_to_its_upper_fixed_point_or_dies():
     for p0, end in ((0.9 * low, 0.0), (1.1 * low, high)):
         found = linear_flow(p0 * one, p0 * one, one, sigma2 * one, eta, 3000.0)
         assert found.predictor.item() == pytest.approx(end, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("p0", "s0", "lives"), [(0.03, 0.5, True), (0.0, 0.5, True), (0.06, 1e-4, False)]
+)
+def test_off_the_curve_the_encoder_decides_as_well(p0, s0, lives):
+    high = mode_fixed_points(0.2, 0.05)[-1]
+    one = torch.eye(1, dtype=torch.float64)
+    end = linear_flow(math.sqrt(s0) * one, p0 * one, one, 0.2 * one, 0.05, 3000.0)
+    assert end.predictor.item() == pytest.approx(high if lives else 0, abs=1e-6)
+
+
+@pytest.mark.parametrize("sigma2", [0.0, 0.2, 1.0])
+def test_unaligned_matrices_end_at_the_fixed_points_mode_by_mode(sigma2):
+    W = 0.5 * random(3, 5) * torch.tensor([[1.0], [1.0], [0.3]], dtype=torch.float64)
+    P = torch.tensor([0.7, 0.7, 0.2], dtype=torch.float64).diag() + 0.1 * random(3, 3, seed=1)
+    one = torch.eye(5, dtype=torch.float64)
+    for share in (0.4, 0.8, 1.2):
+        eta = share / (4 * (1 + sigma2))
+        end = linear_flow(W, P, one, sigma2 * one, eta, 300.0)
+        top = mode_fixed_points(sigma2, eta)[-1]
+        found = torch.linalg.svdvals(end.encoder).numpy()
+        assert found.max() == pytest.approx(top, abs=1e-3)
+        assert (np.minimum(abs(found - top), found) < 1e-3).all()
+
+
+def test_without_stopping_or_predictor_the_linear_encoder_decays_as_said():
+    W, one = random(3, 5), torch.eye(3, dtype=torch.float64)
+    root = random(5, 5, seed=2)
+    X, X_aug = root @ root.T / 5, torch.diag(torch.arange(1.0, 6.0, dtype=torch.float64)) / 10
+    step = 1e-6
+    end = linear_flow(W, one, X, X_aug, 0.05, step).encoder
+    torch.testing.assert_close((end - W) / step, -W @ X_aug - 0.05 * W, atol=1e-3, rtol=1e-3)
 
 
 def test_without_stopping_the_encoder_collapses_at_least_as_fast_as_proved():
@@ -217,6 +263,18 @@ def test_the_metrics_are_numpys():
         cosines.mean(),
     )
     assert collapse_metrics(z) == pytest.approx(expected)
+
+
+def test_the_detector_of_exercise_5_accepts_the_librarys_spread():
+    def by_the_library(z):
+        found = collapse_metrics(torch.from_numpy(z))
+        if found.std < 0.2:
+            return 1
+        return 2 if found.effective_rank < z.shape[1] / 3 else 0
+
+    for seed in range(20):
+        for inputs in EXERCISES[4].inputs(np.random.default_rng(seed)):
+            assert EXERCISES[4].solution(*inputs) == by_the_library(*inputs)
 
 
 ONE, TWO = torch.ones(2, 2, dtype=torch.float64), torch.ones(3, 2, dtype=torch.float64)
