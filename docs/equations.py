@@ -49,7 +49,7 @@ def with_equations(text: str, equations: Set[str]) -> str:
         end = match.end()
     linked = "".join([*parts, text[end:]])
     return _DISPLAY.sub(
-        lambda m: f'{m["indent"]}<span id="equation-{m["number"]}"></span>\n{m[0]}', linked
+        lambda m: f'{m["indent"]}<span id="equation-{m["number"]}"></span>\n\n{m[0]}', linked
     )
 
 

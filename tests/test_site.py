@@ -94,7 +94,7 @@ def test_the_glossary_carries_the_lessons_tables_of_symbols():
             "(2) of [the other](ddim.ipynb)",
             '<a href="ddim.html#equation-2">(2)</a> of [the other](ddim.ipynb)',
         ),
-        ("$$a=b\\tag{1}$$", '<span id="equation-1"></span>\n$$a=b\\tag{1}$$'),
+        ("$$a=b\\tag{1}$$", '<span id="equation-1"></span>\n\n$$a=b\\tag{1}$$'),
         ("$$a=b$$", "$$a=b$$"),
     ],
 )

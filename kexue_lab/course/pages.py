@@ -1,6 +1,7 @@
 """What is made from the catalogue: README's table, index, each notebook's links at its end."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -121,12 +122,19 @@ def put_onward(notebook: Any, article: Article) -> Any:
 
 
 def write_pages() -> None:
-    """Bring everything that is made from the catalogue up to date."""
+    """Bring everything that is made from the catalogue up to date; what is stays untouched."""
     root = own_root()
     for article in catalog().values():
         path = root / "notebooks" / f"{article.name}.ipynb"
         if article.finished and path.is_file():
-            nbformat.write(put_onward(nbformat.read(path, as_version=4), article), path)
+            _store(path, put_onward(nbformat.read(path, as_version=4), article))
     readme = root / "README.md"
     readme.write_text(readme_with_table(readme.read_text("utf8")), "utf8")
-    nbformat.write(index_notebook(), root / "notebooks" / "index.ipynb")
+    _store(root / "notebooks" / "index.ipynb", index_notebook())
+
+
+def _store(path: Path, notebook: Any) -> None:
+    """Write a notebook if it is new: a file's time says whether its last report is old."""
+    text = nbformat.writes(notebook) + "\n"
+    if not path.is_file() or path.read_text("utf8") != text:
+        path.write_text(text, "utf8")
