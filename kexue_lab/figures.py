@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import matplotlib as mpl
+import numpy as np
 from cycler import cycler
 from matplotlib.collections import QuadMesh
 
@@ -84,7 +85,7 @@ def save_figure(
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if format == "svg" else {"Software": None}
     for mesh in figure.findobj(QuadMesh):
-        if mesh.get_coordinates().size > 2 * _LARGEST_MESH:
+        if np.size(mesh.get_coordinates()) > 2 * _LARGEST_MESH:
             mesh.set_rasterized(True)
     with mpl.rc_context({"svg.hashsalt": "kexue_lab"}):
         figure.savefig(path, bbox_inches="tight", metadata=metadata)
