@@ -39,7 +39,8 @@ FOR_A_CLASS = {
     "hand). The others suit projects: each has a small language with known answers.",
     "losses": "Two sessions: accuracy, then one of soft_top_k, total_variation and cosent. "
     "flat_nce is a lesson in testing an explanation, for a seminar.",
-    "optimization": "One session: gradient_clipping. amos suits a seminar on fair comparisons.",
+    "optimization": "One session: gradient_clipping. amos suits a seminar on fair comparisons. "
+    "generalization is a second session, up to its section 4.",
 }
 
 

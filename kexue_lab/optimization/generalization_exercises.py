@@ -56,7 +56,7 @@ def _worst(slope: Array, epsilon: float) -> Array:
 
 def _curvatures(rng: np.random.Generator) -> Inputs:
     for size in (3, 4, 6):
-        root = rng.normal(size=(size, size - 1))
+        root = rng.normal(size=(size, size))
         yield root @ root.T, float(rng.uniform(0.1, 0.9))
 
 
@@ -242,7 +242,13 @@ EXERCISES = (
             Mistake(
                 "the largest slope, not the steepest",
                 lambda slope, epsilon: _one_coordinate(slope, epsilon, int(slope.argmax())),
-                "a large negative slope is as good as a positive one.",
+                "which entry is largest in absolute value? A large negative slope is as good as "
+                "a positive one.",
+            ),
+            Mistake(
+                "shared out evenly",
+                lambda slope, epsilon: epsilon * np.sign(slope) / len(slope),
+                "of the right size; but does every entry repay its part of ε equally well?",
             ),
         ),
     ),
@@ -256,6 +262,13 @@ EXERCISES = (
                 "the ratio without the root",
                 lambda H, epsilon: epsilon * np.linalg.eigvalsh(H)[-1] / np.trace(H),
                 "the divergences go by σ² and ε².",
+            ),
+            Mistake(
+                "the smallest eigenvalue",
+                lambda H, epsilon: (
+                    epsilon * math.sqrt(max(np.linalg.eigvalsh(H)[0], 0) / np.trace(H))
+                ),
+                "numpy sorts eigenvalues upwards: the first is the smallest.",
             ),
             Mistake(
                 "of equal length",
@@ -309,6 +322,13 @@ EXERCISES = (
                 within=0.02,
             ),
             Mistake(
+                "a trial step of length 1",
+                _step(xi=1.0),
+                "the start has length 1: there the slope is no longer that of the parabola. Take "
+                "a short step along it.",
+                within=0.02,
+            ),
+            Mistake(
                 "the start again",
                 lambda f, x, start: start,
                 "that is noise: no power step has been made.",
@@ -339,6 +359,11 @@ EXERCISES = (
                 "nothing moves",
                 lambda: np.ones((3, 4)),
                 "adding the same to all logits changes no probability.",
+            ),
+            Mistake(
+                "uncorrelated, of unequal variance",
+                lambda: np.array([[1.0, 0, 0, 0], [-1, 1, 0, 0], [-1, -1, 0, 0]]),
+                "the covariance of the columns is 0, but their variances differ.",
             ),
             Mistake(
                 "equal variances, not orthogonal",
