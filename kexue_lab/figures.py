@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import matplotlib as mpl
+import numpy as np
 from cycler import cycler
+from matplotlib.collections import QuadMesh
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +26,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
     "#000000",
 )
 GREY = "#8A8A8A"
+_LARGEST_MESH = 10_000
 
 
 def use_style() -> None:
@@ -73,7 +76,8 @@ def save_figure(
     """Save a figure as `figures/<series>/<article>-<name>.<format>` and return its path.
 
     The same figure gives the same bytes: neither date nor random ids are stored. Use "png" for
-    pictures with thousands of marks, where SVG becomes large. The folder is the one that
+    pictures with thousands of marks, where SVG becomes large; a mesh of more than ten thousand
+    cells is stored as pixels in any case. The folder is the one that
     `KEXUE_FIGURES_DIR` names, or else `figures/` beside the `notebooks/` that the working
     directory lies in, or else `figures/` in the working directory.
 
@@ -99,6 +103,9 @@ def save_figure(
     path = folder / f"{article}-{name}.{format}"
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if format == "svg" else {"Software": None}
+    for mesh in figure.findobj(QuadMesh):
+        if np.size(mesh.get_coordinates()) > 2 * _LARGEST_MESH:
+            mesh.set_rasterized(True)
     with mpl.rc_context({"svg.hashsalt": "kexue_lab"}):
         figure.savefig(path, bbox_inches="tight", metadata=metadata)
     return path

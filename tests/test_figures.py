@@ -47,6 +47,12 @@ def test_svg_and_png_are_what_they_say():
     assert b"Software" not in png
 
 
+def test_a_large_mesh_is_stored_as_pixels():
+    fig = Figure(figsize=(2, 2))
+    fig.subplots().pcolormesh([[0.1 * i * j for i in range(120)] for j in range(120)])
+    assert save_figure(fig, "mathematics/em", "mesh").stat().st_size < 300_000
+
+
 def test_the_pictures_place(tmp_path):
     path = save_figure(figure(), "diffusion/ddim", "steps")
     assert path == tmp_path / "diffusion" / "ddim-steps.svg"

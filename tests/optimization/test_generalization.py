@@ -213,6 +213,39 @@ def test_pictures_are_taken_as_they_are():
     assert gradient_penalty_loss(model, x, y, 0.1).shape == ()
 
 
+def test_the_example_by_hand():
+    def two_classes(x):
+        z = x @ torch.tensor([3.0, 4.0], dtype=torch.float64)
+        return torch.stack([z, 0 * z], -1)
+
+    x, y = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([0])
+    assert noise_penalty(two_classes, x, 0.2).item() == pytest.approx(0.02 * 6.25)
+    assert gradient_penalty_loss(two_classes, x, y, 0.2, squared=False).item() == pytest.approx(0.5)
+    step = fast_gradient_perturbation(two_classes, x, y, 0.2)
+    assert step[0].tolist() == pytest.approx([-0.12, -0.16])
+    u = virtual_adversarial_direction(two_classes, x)[0]
+    assert u.abs().tolist() == pytest.approx([0.6, 0.8])
+
+
+def test_holding_the_base_fixed_is_a_first_order_change_that_averages_out():
+    model, x = net(), inputs(1)
+    u = virtual_adversarial_direction(model, x, generator=torch.Generator().manual_seed(0))
+    parameters = list(model.parameters())
+
+    def gap(step):
+        base, moved = model(x).log_softmax(-1), model(x + step).log_softmax(-1)
+        free = (base.exp() * (base - moved)).sum()
+        fixed = (base.detach().exp() * (base.detach() - moved)).sum()
+        slopes = torch.autograd.grad(fixed - free, parameters, allow_unused=True)
+        return torch.cat([s.flatten() for s in slopes if s is not None])
+
+    sizes = [1e-1, 1e-2, 1e-3]
+    single = [gap(size * u).norm().item() for size in sizes]
+    averaged = [((gap(size * u) + gap(-size * u)) / 2).norm().item() for size in sizes]
+    assert slope_of(single, sizes) == pytest.approx(1, abs=0.1)
+    assert slope_of(averaged, sizes) == pytest.approx(2, abs=0.1)
+
+
 LABELS = torch.zeros(5, dtype=torch.int64)
 
 
