@@ -39,8 +39,8 @@ FOR_A_CLASS = {
     "hand). The others suit projects: each has a small language with known answers.",
     "losses": "Two sessions: accuracy, then one of soft_top_k, total_variation and cosent. "
     "flat_nce is a lesson in testing an explanation, for a seminar.",
-    "optimization": "Three sessions: gradient_clipping; simsiam up to its step 3; generalization up to "
-    "its section 4. amos suits a seminar on fair comparisons.",
+    "optimization": "Three sessions: gradient_clipping; simsiam up to step 3; generalization up "
+    "to section 4. amos suits a seminar on fair comparisons.",
 }
 
 
