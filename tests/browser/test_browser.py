@@ -157,6 +157,31 @@ def test_the_site(page, site):
     assert all(url.startswith((site, "data:", "blob:")) for url in page.requests)
 
 
+def test_a_lesson_is_light_its_equations_linked_and_its_pictures_named(page, site):
+    page.goto(f"{site}/mathematics/em.html")
+    page.wait_for_selector("mjx-container")
+    assert page.evaluate("document.querySelectorAll('*').length") < 25_000
+    assert page.evaluate(
+        "[...document.querySelectorAll('article img')].every(i => i.alt.length > 9)"
+    )
+    reference = page.locator("a[href='#equation-3']").first
+    reference.click()
+    page.wait_for_url("**/em.html#equation-3")
+    assert page.locator("#equation-3").count() == 1
+    assert not page.errors
+
+
+def test_paper_shows_what_is_folded_but_not_the_plumbing(page, site):
+    page.goto(f"{site}/mathematics/em.html")
+    page.wait_for_selector("mjx-container")
+    closed = "document.querySelectorAll('details:not([open])').length"
+    before, plumbing = page.evaluate(closed), page.locator("details.hide:not([open])").count()
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate(closed) == plumbing < before
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(closed) == before
+
+
 def test_what_is_verified_is_filtered_by_its_kind(page, site):
     page.goto(f"{site}/verified.html")
     page.locator("details.sd-dropdown summary").first.click()
