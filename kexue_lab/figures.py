@@ -136,7 +136,9 @@ def describe(figure: "Figure") -> str:
             if panel.get_xlabel() and panel.get_ylabel()
         ]
     said = dict.fromkeys(" ".join(title.split()) for title in titles if title)
-    return f"Picture: {'; '.join(said)}" if said else f"Picture of {len(panels)} panels"
+    if said:
+        return f"Picture: {'; '.join(said)}"
+    return "Picture of one panel" if len(panels) == 1 else f"Picture of {len(panels)} panels"
 
 
 def _figures_folder() -> Path:

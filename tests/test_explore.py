@@ -261,6 +261,7 @@ def test_frames_for_a_static_page(tmp_path):
         "control": "height",
         "values": ["0", "0.5", "1", "1.5"],
         "start": 2,
+        "shows": "Picture of one panel",
     }
     frames = sorted((tmp_path / "draw").glob("*.png"))
     assert [f.name for f in frames] == ["00.png", "01.png", "02.png", "03.png"]

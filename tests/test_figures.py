@@ -137,7 +137,7 @@ def test_a_figure_is_described_by_its_titles_in_order():
 def test_a_figure_without_titles_is_described_by_its_axes():
     fig = Figure()
     axes = fig.subplots()
-    assert describe(fig) == "Picture of 1 panels"
+    assert describe(fig) == "Picture of one panel"
     axes.set(xlabel="time", ylabel="loss")
     assert describe(fig) == "Picture: loss against time"
 
