@@ -171,6 +171,13 @@ def test_a_lesson_is_light_its_equations_linked_and_its_pictures_named(page, sit
     assert not page.errors
 
 
+def test_what_a_search_shows_has_no_latex(page, site):
+    page.goto(f"{site}/search.html?q=variance+eigenvalue")
+    page.wait_for_selector("#search-results li p.context")
+    assert "\\(" not in page.locator("#search-results").inner_text()
+    assert not page.errors
+
+
 def test_paper_shows_what_is_folded_but_not_the_plumbing(page, site):
     page.goto(f"{site}/mathematics/em.html")
     page.wait_for_selector("mjx-container")
