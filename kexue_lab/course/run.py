@@ -166,11 +166,5 @@ def _page(notebook: Path) -> str:
     package, script = _MATHJAX
     mathjax = Path(str(distribution(package).locate_file(script))).read_text("utf8")
     exporter = HTMLExporter(raw_template=_PAGE)
-    shown = nbformat.read(notebook, as_version=4)
-    for cell in shown.cells:
-        for output in cell.get("outputs", []):
-            if "image/png" in output.get("data", {}):  # for those who do not see it
-                output.metadata["image/png"] = {"alt": output.data.get("text/plain", "")}
-    title = {"metadata": {"name": notebook.stem}}
-    body, _ = exporter.from_notebook_node(shown, resources={"mathjax": mathjax} | title)
+    body, _ = exporter.from_filename(str(notebook), resources={"mathjax": mathjax})
     return str(body)
