@@ -1,5 +1,6 @@
 """Draw a figure again where only some of its artists have changed."""
 
+import functools
 import io
 from collections.abc import Iterator
 
@@ -98,18 +99,23 @@ def _from_first_moving(figure: Figure, moving: set[Artist]) -> Iterator[Artist]:
     the figure's own texts and legends, which lie on top. Axes in three dimensions sort their
     parts by distance at each draw, so they are drawn as a whole.
     """
-    touched: list[BboxBase] = []
+    touched: list[Axes] = []
+    place = functools.cache(_place)  # it takes as long as drawing: only where it is asked for
     for axes in sorted(figure.axes, key=lambda axes: axes.get_zorder()):
-        place = axes.get_tightbbox() or axes.bbox  # with its labels, which may reach far
         parts = _drawn(axes)
         first = next((i for i, part in enumerate(parts) if part in moving), None)
-        below = any(place.overlaps(other) for other in touched)
+        below = any(place(axes).overlaps(place(other)) for other in touched)
         if below or first is not None:
-            touched.append(place)
+            touched.append(axes)
             yield from [axes] if below or axes.name == "3d" else parts[first:]
     on_top = sorted((*figure.texts, *figure.legends), key=lambda part: part.get_zorder())
     if touched or moving & set(on_top):
         yield from on_top
+
+
+def _place(axes: Axes) -> BboxBase:
+    """Where the axes are drawn, with their labels, which may reach far."""
+    return axes.get_tightbbox() or axes.bbox
 
 
 def _frame(figure: Figure) -> tuple[object, ...]:

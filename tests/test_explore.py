@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import itertools
 import json
 
 import ipywidgets as widgets
@@ -35,6 +36,10 @@ def draw(height=1.0, steps=5, name="b", log=False):
     if height > 1.8:
         raise ValueError(f"too <high> at {height}")
     return fig
+
+
+def many(a=0, b=0, c=0, d=0, e=0, f=0, g=0, h=0):
+    return figure()
 
 
 def explorer(**changes):
@@ -194,6 +199,16 @@ def test_points_are_corners_and_middle():
     assert points[0] == {"height": 0.0, "steps": 1, "name": "a", "log": False}
     assert points[-2] == {"height": 1.5, "steps": 25, "name": "b", "log": True}
     assert points[-1] == {"height": 0.75, "steps": 5, "name": "b", "log": False}
+
+
+@pytest.mark.parametrize("count", [5, 6, 8])
+def test_of_many_controls_any_three_meet_in_all_their_ends(count):
+    names = "abcdefgh"[:count]
+    made = explore(many, **dict.fromkeys(names, (0, 1)))
+    corners = [tuple(point.values()) for point in made.points()][:-1]
+    assert len(corners) == 2**4
+    for chosen in itertools.combinations(range(count), 3):
+        assert len({tuple(corner[i] for i in chosen) for corner in corners}) == 2**3
 
 
 @pytest.mark.parametrize(
