@@ -1,9 +1,15 @@
 """Fixtures that run a test for every finished article."""
 
+import gc
 from typing import Any
 
 import pytest
 from reports import cached_report, finished
+
+
+def pytest_collection_finish():
+    """Spare garbage collection what stays to the end: thousands of tests and their modules."""
+    gc.freeze()
 
 
 @pytest.fixture(params=finished())

@@ -104,8 +104,8 @@ def _without_comments(source: str) -> str:
 
 def is_stale(article: str) -> bool:
     """Whether any recorded row is older than the notebook or the module."""
-    rows = read_rows(recorded_path(article))
-    return bool(rows) and any(row.source != fingerprint(article) for row in rows.values())
+    sources = {row.source for row in read_rows(recorded_path(article)).values()}
+    return not sources <= {fingerprint(article)}
 
 
 def _progress(rows: Mapping[int, Row], wanted: list[int]) -> str:
