@@ -62,7 +62,7 @@ def save_frames(folder: Path, count: int = 16, limit: int = 300_000) -> None:
     """Save every explorer's picture along its first control, for pages without a kernel.
 
     Writes `<folder>/<draw's name>/00.png …` and `frames.json` with the control and its values; the
-    other controls stay where they start. Colours are reduced to 128, which keeps a frame near 10 KB.
+    other controls stay where they start. 128 colours keep a frame near 10 KB.
 
     Args:
         folder: made if it does not exist.

@@ -1,5 +1,6 @@
 """The command line, on a small course of its own; and the skeleton that `new` lays down."""
 
+import html
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 from nbclient.exceptions import DeadKernelError
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from kexue_lab.course import catalog as catalog_module
 from kexue_lab.course import cli, pages, places
@@ -395,6 +396,19 @@ def test_the_page_needs_nothing_from_the_internet(kernelless, tmp_path):
     page = (out / "mathematics/em.html").read_text("utf8")
     assert "MathJax" in page
     assert not re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=\"?https?:", page)
+
+
+def test_the_pages_pictures_say_what_they_show(kernelless, small, tmp_path):
+    path = small / "notebooks/mathematics/em.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    data = {"image/png": "aGVsbG8=", "text/plain": 'Picture: "a" falls below 1 & <b'}
+    notebook.cells[2].outputs = [new_output("display_data", data)]
+    nbformat.write(notebook, path)
+    assert cli.main(["run", "em", "-o", str(tmp_path)]) == 0
+    page = (tmp_path / "mathematics/em.html").read_text("utf8")
+    (picture,) = re.findall(r"<img[^>]*>", page)
+    assert 'src="data:image/png;base64,aGVsbG8="' in picture
+    assert f"alt='{data['text/plain']}'" in html.unescape(picture)
 
 
 def test_a_notebook_that_fails_is_named_by_refresh(small, monkeypatch, capsys):

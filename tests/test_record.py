@@ -6,6 +6,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
+from kexue_lab.course import pools
 from kexue_lab.course import record as record_module
 from kexue_lab.course.notebooks import normalise
 from kexue_lab.course.record import fingerprint, is_stale, rarely_held, record
@@ -182,6 +183,7 @@ def test_a_running_cluster_is_taken_by_its_address(course):
     assert [row.failed for row in rows.values()] == ["", ""]
 
 
-def test_a_cluster_that_is_not_there_is_named(course):
+def test_a_cluster_that_is_not_there_is_named(course, monkeypatch):
+    monkeypatch.setattr(pools, "_PATIENCE", "1s")
     with pytest.raises(OSError, match=r"tcp://127\.0\.0\.1:9"):
         record(ARTICLE, [0], cluster="tcp://127.0.0.1:9", report=lambda _: None)

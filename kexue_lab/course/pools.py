@@ -9,6 +9,8 @@ LOCAL = "local"
 
 # How often a seed is tried again whose worker has died.
 _RETRIES = 2
+# How long a scheduler may take to answer.
+_PATIENCE = "10s"
 
 
 @contextmanager
@@ -42,5 +44,5 @@ def pool(workers: int, cluster: str | None = None) -> Iterator[Executor]:
             cluster = stack.enter_context(
                 LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
             )
-        client = stack.enter_context(Client(cluster, timeout="10s"))
+        client = stack.enter_context(Client(cluster, timeout=_PATIENCE))
         yield client.get_executor(pure=False, retries=_RETRIES)

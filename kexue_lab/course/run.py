@@ -20,7 +20,7 @@ from kexue_lab.course.notebooks import attempt
 from kexue_lab.course.places import course_root, notebook_path
 
 # Pages load MathJax and require.js from the internet by default: here the one is inside, and the
-# other, which only live widgets need, is left out.
+# other, which only live widgets need, is left out. A picture's text says what it shows.
 _PAGE = """\
 {%- extends 'lab/index.html.j2' -%}
 {%- block html_head_js_requirejs -%}{%- endblock -%}
@@ -29,6 +29,12 @@ _PAGE = """\
 MathJax = {tex: {inlineMath: [['$', '$'], ['\\\\(', '\\\\)']], processEscapes: true}};
 </script>
 <script>{{ resources.mathjax }}</script>
+{%- endblock -%}
+{%- block data_png scoped -%}
+<div class="jp-RenderedImage jp-OutputArea-output {{ extra_class }}">
+<img src="data:image/png;base64,{{ output.data['image/png'] }}"
+     alt="{{ output.data['text/plain'] | escape_html }}">
+</div>
 {%- endblock -%}"""
 _MATHJAX = "sphinx-mathjax-offline", "sphinx-mathjax-offline/static/mathjax/tex-svg-full.js"
 

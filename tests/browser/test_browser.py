@@ -18,7 +18,7 @@ from kexue_lab.course.catalog import catalog
 
 IDLE = '.jp-Notebook-ExecutionIndicator[data-status="idle"]'
 BUSY = '.jp-Notebook-ExecutionIndicator[data-status="busy"]'
-NOTEBOOKS = ["mathematics/random_sector", "mathematics/linear_ode"]
+NOTEBOOKS = ["losses/multi_task", "text/word_movers"]  # the quickest
 SCROLLER = ".jp-WindowedPanel-outer"
 
 
