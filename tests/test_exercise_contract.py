@@ -35,7 +35,7 @@ def judged(task, answers, *, hints):
     """
 
     def judge():
-        exercises.run_forked = run_timed
+        exercises.run_forked = functools.partial(run_timed, at_most=2)
         if not hints:
             Exercise._hints = no_hints
         said = {name: task.check(answer) for name, answer in answers.items()}
@@ -210,7 +210,7 @@ def answers_among_the_visible(article):
 
     This runs in a process that is thrown away: the thousands of answers need none of their own.
     """
-    exercises.run_forked = run_timed
+    exercises.run_forked = functools.partial(run_timed, at_most=0.5)
     Exercise._hints = no_hints
     functions = visible_functions(nbformat.read(notebook_path(article), as_version=4))
     passing = {}
@@ -284,7 +284,7 @@ def too_long(*_):
     raise TimeLimitExceeded
 
 
-def run_timed(function, seconds):
-    """`run_forked` without the fork; of what would last, half a second tells."""
-    with timed(0.5), contextlib.redirect_stdout(None):
+def run_timed(function, seconds, at_most):
+    """`run_forked` without the fork."""
+    with timed(min(seconds, at_most)), contextlib.redirect_stdout(None):
         return Outcome(function(), None, "")
