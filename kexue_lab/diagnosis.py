@@ -107,12 +107,17 @@ def same(got: Any, expected: Any, rtol: float, atol: float) -> bool:
             pairs = zip(got, expected, strict=True)
             return all(same(a, b, rtol, atol) for a, b in pairs)
         if isinstance(got, Rational) and isinstance(expected, Rational):
-            allowed = Fraction(atol) + Fraction(rtol) * abs(Fraction(expected))
-            return bool(abs(Fraction(got) - Fraction(expected)) <= allowed)
+            allowed = Fraction(atol) + Fraction(rtol) * abs(_exactly(expected))
+            return abs(_exactly(got) - _exactly(expected)) <= allowed
         a, b = _as_array(got), _as_array(expected)
         return a.shape == b.shape and bool(np.allclose(a, b, rtol, atol))
     except Exception:  # whatever cannot be read as numbers
         return False
+
+
+def _exactly(value: Rational) -> Fraction:
+    """The value in Python's own whole numbers: those of numpy overflow."""
+    return Fraction(int(value.numerator), int(value.denominator))
 
 
 def _as_array(value: Any) -> Any:

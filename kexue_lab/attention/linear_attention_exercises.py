@@ -258,7 +258,7 @@ EXERCISES = (
             Mistake(
                 "the wrong sign",
                 lambda values: _chance(values, values, Fraction(len(values), len(values) - 1)),
-                "the product of two different keys is −1/(N − 1), so 1 + q·k is below 1.",
+                "the product of two different keys is −1/(n − 1), so 1 + q·k is below 1.",
             ),
             Mistake(
                 "a tie counted whole",
@@ -327,6 +327,11 @@ EXERCISES = (
                 "no exponential",
                 lambda q, k, menu: (q @ menu.mT, _which(k, menu)),
                 "the product of the features must be e^{q·k}, not q·k.",
+            ),
+            Mistake(
+                "divided by √d",
+                lambda q, k, menu: ((q @ menu.mT / q.shape[1] ** 0.5).exp(), _which(k, menu)),
+                "here nothing is divided: the sharpness τ is 1.",
             ),
             Mistake(
                 "keys described by products",

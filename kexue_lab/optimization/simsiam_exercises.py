@@ -73,16 +73,25 @@ def _clouds(rng: np.random.Generator) -> Inputs:
     line = rng.standard_normal((60, 1)) * one
     yield (spread,)
     yield (one + 0.02 * rng.standard_normal((60, d)),)
-    yield (line + 0.05 * rng.standard_normal((60, d)),)
+    yield (line + 0.005 * rng.standard_normal((60, d)),)
     yield (line,)
     yield (1e-3 * spread,)  # short features in all directions
     yield (40 * (one / np.linalg.norm(one) + 0.01 * rng.standard_normal((60, d))),)  # long ones
     yield (0.7 * np.sqrt(d) * one / np.linalg.norm(one) + spread,)  # beside the origin
     lengths = np.exp(1.5 * rng.standard_normal((60, 1)))
     yield (lengths * (one + 0.03 * rng.standard_normal((60, d))),)  # of all lengths, one direction
+    yield (one + 0.1 * line * rng.standard_normal(d) / np.abs(line).max(),)  # both kinds at once
+    yield (np.hstack([np.sign(line[:, :1]), 0.15 * spread[:, 1:]]),)  # two points, and much noise
 
 
-def _kind(z: Array, *, unit: bool = True, centre: bool = True, participation: bool = True) -> int:
+def _kind(
+    z: Array,
+    *,
+    unit: bool = True,
+    centre: bool = True,
+    participation: bool = True,
+    power: float = 1,
+) -> int:
     """0: healthy, 1: complete collapse, 2: dimensional collapse."""
     z = z / np.linalg.norm(z, axis=1, keepdims=True) if unit else z
     d = z.shape[1]
@@ -90,7 +99,7 @@ def _kind(z: Array, *, unit: bool = True, centre: bool = True, participation: bo
     covariance = centred.T @ centred / (len(z) - 1)
     if np.trace(covariance) < 0.2**2:
         return 1
-    values = np.linalg.eigvalsh(covariance)
+    values = np.linalg.eigvalsh(covariance).clip(0) ** power
     rank = values.sum() ** 2 / (values**2).sum() if participation else (values > 1e-9).sum()
     return 2 if rank < d / 3 else 0
 
@@ -102,6 +111,10 @@ def _centred_first(z: Array) -> int:
 def _spread_only(z: Array) -> int:
     kind = _kind(z)
     return 0 if kind == 2 else kind
+
+
+def _rank_first(z: Array) -> int:
+    return _rank_only(z) or _kind(z)
 
 
 def _rank_only(z: Array) -> int:
@@ -289,6 +302,17 @@ EXERCISES = (
                 "the spread alone",
                 _spread_only,
                 "features on a line are spread out: look at the rank as well.",
+            ),
+            Mistake(
+                "singular values",
+                lambda z: _kind(z, power=0.5),
+                "the rank is of eigenvalues of the covariance: squares of the singular values.",
+            ),
+            Mistake(
+                "the rank before the spread",
+                _rank_first,
+                "one point may be spread along a line: it has collapsed completely all the same. "
+                "Look at the spread first.",
             ),
             Mistake(
                 "the rank alone",

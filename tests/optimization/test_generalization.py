@@ -227,7 +227,7 @@ def test_the_example_by_hand():
     assert u.abs().tolist() == pytest.approx([0.6, 0.8])
 
 
-def test_holding_the_base_fixed_is_a_first_order_change_that_averages_out():
+def test_holding_the_base_fixed_changes_the_first_order_which_cancels_over_both_signs():
     model, x = net(), inputs(1)
     u = virtual_adversarial_direction(model, x, generator=torch.Generator().manual_seed(0))
     parameters = list(model.parameters())
