@@ -33,7 +33,7 @@ MathJax = {tex: {inlineMath: [['$', '$'], ['\\\\(', '\\\\)']], processEscapes: t
 {%- block data_png scoped -%}
 <div class="jp-RenderedImage jp-OutputArea-output {{ extra_class }}">
 <img src="data:image/png;base64,{{ output.data['image/png'] }}"
-     alt="{{ output.data['text/plain'] | escape_html }}">
+     alt="{{ output.data.get('text/plain', '') | escape_html }}">
 </div>
 {%- endblock -%}"""
 _MATHJAX = "sphinx-mathjax-offline", "sphinx-mathjax-offline/static/mathjax/tex-svg-full.js"
