@@ -152,7 +152,7 @@ def with_one_nan(value):
     return in_float(value) * float("nan")
 
 
-SHAPES = {
+SPOILT = {
     "another axis": lambda v: v[None] if hasattr(v, "shape") and np.ndim(v) else [v],
     "an axis at the end": lambda v: v[..., None] if hasattr(v, "shape") and np.ndim(v) else [v],
     "all nan": lambda v: in_float(v) * float("nan"),
@@ -161,7 +161,7 @@ SHAPES = {
 
 def altered_answers(task):
     """The solution with each of its numbers changed; with one nan; transposed."""
-    changes = SHAPES if task.judge else SHAPES | near_misses(task)
+    changes = SPOILT if task.judge else SPOILT | near_misses(task)
     answers = {
         name: lambda *a, change=change: altered(task.solution(*a), change)
         for name, change in changes.items()
