@@ -40,6 +40,7 @@ def _all_but_one(x: Array) -> Array:
 
 def _scores_and_k(rng: np.random.Generator) -> Inputs:
     yield np.array([3.0, 2.0, 1.0, 4.0]), 2
+    yield np.array([0.3, 0.2, 0.1, 0.0, -0.1]), 3  # no winner is saturated
     for n, k in ((5, 3), (6, 2), (7, 5)):
         x = rng.normal(size=n)
         x[rng.integers(n)] += 4  # one winner at least is saturated
