@@ -5,6 +5,7 @@ solutions would pay it one by one. A forked kernel is as fresh as another: nothi
 in the process it comes from, and it ends with its notebook.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -18,9 +19,12 @@ import matplotlib
 from ipykernel.kernelapp import launch_new_instance
 
 _LOADED = (
-    *("ipykernel.kernelapp", "ipywidgets", "matplotlib.pyplot", "mpl_toolkits.mplot3d"),
-    *("scipy.optimize", "scipy.special", "sympy", "torch", "torch.func", "tqdm.auto"),
-    *("kexue_lab.claims", "kexue_lab.exercises", "kexue_lab.explore", "kexue_lab.training"),
+    *("ipykernel.kernelapp", "ipywidgets", "matplotlib.pyplot"),
+    *("matplotlib.backends.backend_svg", "mpl_toolkits.mplot3d", "ot", "scipy.integrate"),
+    *("scipy.optimize", "scipy.special", "scipy.stats", "sklearn.datasets", "sympy"),
+    *("sympy.combinatorics", "sympy.tensor.tensor", "torch", "torch._dynamo", "torch.func"),
+    *("tqdm.auto", "kexue_lab.claims", "kexue_lab.exercises", "kexue_lab.explore"),
+    *("kexue_lab.training", "kexue_lab.validation"),
 )
 _SECONDS_TO_START = 120
 _BACKEND = "module://matplotlib_inline.backend_inline"
@@ -86,6 +90,7 @@ def launch_forked_kernel(
 
 
 def _run_kernel(connection: str, env: dict[str, str], cwd: str | None, apart: Event) -> None:
+    gc.freeze()  # a collection that looked at all that is loaded would copy every page of it
     os.setsid()
     apart.set()
     os.environ.clear()
