@@ -18,57 +18,85 @@ from kexue_lab.course.places import notebook_path
 from kexue_lab.exercises import Exercise, exercises_of
 from kexue_lab.limits import Outcome, TimeLimitExceeded, run_forked
 
+pytestmark = pytest.mark.usefixtures("loaded")
+
 EXERCISES = [(name, number) for name in finished() for number in exercises_of(name)]
+each_exercise = pytest.mark.parametrize(("article", "number"), EXERCISES)
 
 
-@pytest.fixture(params=EXERCISES, ids=lambda pair: f"{pair[0]}-{pair[1]}")
-def task(request):
-    name, number = request.param
-    return exercises_of(name)[number]
+def judged(task, answers):
+    """Whether each answer passes, and the last line said about it."""
+    said = {name: task.check(answer) for name, answer in answers.items()}
+    return {name: (feedback.passed, str(feedback.lines[-1])) for name, feedback in said.items()}
 
 
-def judged(task, answers, *, hints):
-    """Whether each answer passes, and the last line said about it.
+def in_a_process(judge, article, seconds):
+    """What `judge` says of each exercise of an article.
 
-    They are judged in one process that is thrown away: a fork for each would take most of the time.
-    Without hints only the verdict is looked for: hints cost more.
+    All of it comes from one process that is thrown away: one for each answer, or only for each
+    exercise, would take most of the time.
     """
 
-    def judge():
+    def judge_all():
         exercises.run_forked = functools.partial(run_timed, at_most=2)
-        if not hints:
-            Exercise._hints = no_hints
-        said = {name: task.check(answer) for name, answer in answers.items()}
-        return {name: (feedback.passed, str(feedback.lines[-1])) for name, feedback in said.items()}
+        return {number: judge(task) for number, task in exercises_of(article).items()}
 
-    return run_forked(judge, 60).result()
+    return run_forked(judge_all, seconds).result()
 
 
-def no_hints(*_):
-    return []
-
-
-def test_an_exercise_accepts_its_solution_only(task):
+@each_exercise
+def test_an_exercise_accepts_its_solution_only(article, number):
+    task = exercises_of(article)[number]
     assert len(task.mistakes) >= (4 if task.judge else 2), "name more of the likely mistakes"
-    right = {f"form {i}": form for i, form in enumerate((task.solution, *task.forms))}
-    wrong = {
+    said = of_named_answers(article)[number]
+    for name in right_answers(task):
+        assert said[name][0] is True, (name, *said[name])
+    hinted = {name: (False, f"hint: {hint}") for name, (_, hint) in mistakes(task).items()}
+    assert {name: said[name] for name in hinted} == hinted
+
+
+@functools.cache
+def of_named_answers(article):
+    def judge(task):
+        wrong = {name: answer for name, (answer, _) in mistakes(task).items()}
+        return judged(task, right_answers(task) | wrong)
+
+    return in_a_process(judge, article, 300)
+
+
+def right_answers(task):
+    return {f"form {i}": form for i, form in enumerate((task.solution, *task.forms))}
+
+
+def mistakes(task):
+    """The named wrong answers with their hints."""
+    return {
         f"{mistake.name} ({place})": (answer, mistake.hint)
         for mistake in task.mistakes
         for place, answer in enumerate(mistake.answers)
     }
-    answers = right | {name: answer for name, (answer, _) in wrong.items()}
-    said = judged(task, answers, hints=True)
-    assert [(name, *said[name]) for name in right if said[name][0] is not True] == []
-    hinted = {name: (False, f"hint: {hint}") for name, (_, hint) in wrong.items()}
-    assert {name: said[name] for name in wrong} == hinted
 
 
-def test_nothing_else_passes(task):
-    wrong = {**NONSENSE, **altered_answers(task), **constants(task), **wrong_lengths(task)}
-    said = judged(task, wrong | {"untouched": untouched}, hints=False)
+@each_exercise
+def test_nothing_else_passes(article, number):
+    said = dict(of_other_answers(article)[number])
     assert said.pop("untouched") == (None, "not attempted yet")
     assert [name for name, (passed, _) in said.items() if passed is not False] == []
-    assert task.check(...).passed is None
+    assert exercises_of(article)[number].check(...).passed is None
+
+
+@functools.cache
+def of_other_answers(article):
+    def judge(task):
+        Exercise._hints = no_hints  # only the verdict is looked for, and hints cost more
+        wrong = {**NONSENSE, **altered_answers(task), **constants(task), **wrong_lengths(task)}
+        return judged(task, wrong | {"untouched": untouched})
+
+    return in_a_process(judge, article, 300)
+
+
+def no_hints(*_):
+    return []
 
 
 def untouched(*_):

@@ -18,7 +18,7 @@ from typing import Any
 import matplotlib
 from ipykernel.kernelapp import launch_new_instance
 
-_LOADED = (
+LOADED = (
     *("ipykernel.kernelapp", "ipywidgets", "matplotlib.pyplot"),
     *("matplotlib.backends.backend_svg", "mpl_toolkits.mplot3d", "ot", "scipy.integrate"),
     *("scipy.optimize", "scipy.special", "scipy.stats", "sklearn.datasets", "sympy"),
@@ -78,7 +78,7 @@ def launch_forked_kernel(
         cwd: the kernel's folder.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(_LOADED))
+    context.set_forkserver_preload(list(LOADED))
     apart = context.Event()
     connection = cmd[cmd.index("-f") + 1]
     arguments = (connection, dict(os.environ if env is None else env), cwd, apart)
