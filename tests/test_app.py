@@ -4,6 +4,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from kexue_lab import explore
 from kexue_lab.course import app
 from kexue_lab.course.catalog import find
 
@@ -40,3 +41,18 @@ def test_the_page_begins_with_title_and_source(page):
     assert find("em").source in title
     assert 'run_silently("mathematics/em")' in start
     assert "from kexue_lab.course.app import run_silently" in start
+
+
+def test_what_comes_after_the_last_explorer_is_not_run(tmp_path, monkeypatch):
+    lines = [
+        "import matplotlib.pyplot as plt\nfrom kexue_lab.explore import explore",
+        "def draw(x=1):\n    figure, _ = plt.subplots()\n    return figure",
+        "explore(draw, x=(0, 3))",
+        "raise RuntimeError('this takes long, and no explorer needs it')",
+    ]
+    path = tmp_path / "em.ipynb"
+    nbformat.write(new_notebook(cells=list(map(new_code_cell, lines))), path)
+    monkeypatch.setattr(app, "notebook_path", lambda _name: path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(explore, "_explorers", {})
+    assert [explorer.name for explorer in app.run_silently("mathematics/em")] == ["draw"]

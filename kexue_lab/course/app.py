@@ -75,12 +75,14 @@ def _from_last_heading(text: str) -> str:
 
 
 def run_silently(name: str) -> list[Explorer]:
-    """Run the notebook's code without showing anything, and return its explorers."""
+    """Run the notebook's code up to its last explorer without showing anything; return them all."""
     path = notebook_path(name)
     os.chdir(path.parent)
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code" and ").check(" not in cell.source:
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    last = max((i for i, cell in enumerate(cells) if "explore(" in cell.source), default=-1)
+    for cell in cells[: last + 1]:
+        if ").check(" not in cell.source:
             with capture_output():
                 exec(compile(cell.source, str(path), "exec"), namespace)
                 plt.close("all")  # else they would be shown at the end of the cell
