@@ -338,9 +338,8 @@ def test_family_drift_for_the_gaussian():
 
 
 @pytest.mark.parametrize("kappa", [0.0, 0.5, 1.0, 2.0])
-@pytest.mark.parametrize("seed", [0, 2])
-def test_particles_follow_the_marginal_for_every_kappa(kappa, seed):
-    generator = torch.Generator().manual_seed(seed)
+def test_particles_follow_the_marginal_for_every_kappa(kappa):
+    generator = torch.Generator().manual_seed(0)
     x = MIXTURE.sample(20_000, generator)
     end = sample_family(SCORE, VP, x, np.linspace(0, 0.5, 201), kappa, generator=generator)
     assert kstest(end[:, 0].numpy(), gm2_cdf(0.5)).statistic < 1.63 / math.sqrt(20_000)
