@@ -84,6 +84,7 @@ def decide(lhs: Any, rhs: Any, domain: Domain | None = None, seconds: float = 10
     if not seconds > 0:
         raise ValueError(f"seconds must be positive, got {seconds!r}")
     exact = checked(domain, [lhs, rhs])
+    _load_simplification()
     if lhs.has(sp.Integral) or rhs.has(sp.Integral):
         _fill_tables()
     try:
@@ -100,6 +101,13 @@ def _unworked(lhs: Any, rhs: Any) -> Any:
     if not isinstance(lhs, sp.Expr) or lhs.is_Matrix:
         return lhs - rhs
     return sp.Add(lhs, sp.Mul(-1, rhs, evaluate=False), evaluate=False)
+
+
+@functools.cache
+def _load_simplification() -> None:
+    """Have sympy load what it simplifies with here, once, not in each process that decides."""
+    angle = sp.Symbol("angle", real=True)
+    sp.simplify(sp.sin(angle) ** 2 + sp.cos(angle) ** 2)
 
 
 @functools.cache

@@ -22,9 +22,9 @@ LOADED = (
     *("ipykernel.kernelapp", "ipywidgets", "matplotlib.pyplot"),
     *("matplotlib.backends.backend_svg", "mpl_toolkits.mplot3d", "ot", "scipy.integrate"),
     *("scipy.optimize", "scipy.special", "scipy.stats", "sklearn.datasets", "sympy"),
-    *("sympy.combinatorics", "sympy.tensor.tensor", "torch", "torch._dynamo", "torch.func"),
-    *("tqdm.auto", "kexue_lab.claims", "kexue_lab.exercises", "kexue_lab.explore"),
-    *("kexue_lab.training", "kexue_lab.validation"),
+    *("sympy.combinatorics", "sympy.physics.units", "sympy.tensor.tensor", "torch"),
+    *("torch._dynamo", "torch.func", "tqdm.auto", "kexue_lab.claims", "kexue_lab.exercises"),
+    *("kexue_lab.explore", "kexue_lab.training", "kexue_lab.validation"),
 )
 _SECONDS_TO_START = 120
 _BACKEND = "module://matplotlib_inline.backend_inline"
