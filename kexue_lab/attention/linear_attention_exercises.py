@@ -136,6 +136,19 @@ def _decayed(
     return torch.cat(outputs)
 
 
+def _once_per_chunk(
+    phi_q: Tensor, phi_k: Tensor, v: Tensor, gamma: float, chunk_size: int, read: int = 0
+) -> Tensor:
+    """The state fades by γ from chunk to chunk; within a chunk nothing does."""
+    state = v.new_zeros(phi_k.shape[1], v.shape[1])
+    outputs = []
+    for start in range(0, len(v), chunk_size):
+        q, k, w = (part[start : start + chunk_size] for part in (phi_q, phi_k, v))
+        outputs.append((q @ k.mT).tril() @ w + gamma**read * q @ state)
+        state = gamma * state + k.mT @ w
+    return torch.cat(outputs)
+
+
 def _powers_from_the_start(
     phi_q: Tensor, phi_k: Tensor, v: Tensor, gamma: float, chunk_size: int, first: int = 0
 ) -> Tensor:
@@ -303,6 +316,12 @@ EXERCISES = (
                 "the old state does not fade",
                 lambda *a: _decayed(*a, fade=False),
                 "over a chunk of m tokens the old state is multiplied by γ m times.",
+            ),
+            Mistake(
+                "one decay for each chunk",
+                _once_per_chunk,
+                "γ acts at each token, not once for each chunk.",
+                variants=(lambda q, k, v, gamma, c: _once_per_chunk(q, k, v, gamma, c, 1),),
             ),
             Mistake(
                 "the last, short chunk is missing",
