@@ -63,9 +63,10 @@ def _with(**options: Any) -> Callable[..., Tensor]:
 
 
 def _unlabelled(rng: np.random.Generator) -> Inputs:
-    for share in (0.8, 0.3, 0.7, 0.15):
+    # On both sides of 0 in turn: no constant is right for all of them.
+    for share, side in ((0.8, 1), (0.3, -1), (0.7, 1), (0.15, -1)):
         labels = rng.random(600) < share
-        centre = rng.uniform(-4, 4)
+        centre = side * rng.uniform(2, 4)
         yield centre + 3 * labels + rng.normal(size=600), float(share)
 
 
