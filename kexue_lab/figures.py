@@ -44,7 +44,7 @@ def use_style() -> None:
             "axes.spines.right": False,
             "axes.spines.top": False,
             "axes.titlesize": "medium",
-            # At a fixed place: to look for labels that it may hit takes a fifth of each drawing.
+            # At a fixed place: to look for labels that it may hit takes a sixth of each drawing.
             "axes.titley": 1.0,
             "figure.dpi": 96,
             "figure.figsize": (6.4, 3.8),

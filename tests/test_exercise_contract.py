@@ -30,7 +30,7 @@ def judged(task, answers):
     return {name: (feedback.passed, str(feedback.lines[-1])) for name, feedback in said.items()}
 
 
-def in_a_process(judge, article, seconds):
+def in_a_process(judge, article):
     """What `judge` says of each exercise of an article.
 
     All of it comes from one process that is thrown away: one for each answer, or only for each
@@ -41,7 +41,7 @@ def in_a_process(judge, article, seconds):
         exercises.run_forked = functools.partial(run_timed, at_most=2)
         return {number: judge(task) for number, task in exercises_of(article).items()}
 
-    return run_forked(judge_all, seconds).result()
+    return run_forked(judge_all, 300).result()
 
 
 @each_exercise
@@ -61,7 +61,7 @@ def of_named_answers(article):
         wrong = {name: answer for name, (answer, _) in mistakes(task).items()}
         return judged(task, right_answers(task) | wrong)
 
-    return in_a_process(judge, article, 300)
+    return in_a_process(judge, article)
 
 
 def right_answers(task):
@@ -92,7 +92,7 @@ def of_other_answers(article):
         wrong = {**NONSENSE, **altered_answers(task), **constants(task), **wrong_lengths(task)}
         return judged(task, wrong | {"untouched": untouched})
 
-    return in_a_process(judge, article, 300)
+    return in_a_process(judge, article)
 
 
 def no_hints(*_):
