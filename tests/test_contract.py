@@ -4,6 +4,7 @@ import ast
 import copy
 import importlib
 import re
+import symtable
 import sys
 import tomllib
 from pathlib import Path
@@ -197,6 +198,39 @@ def test_its_explorers_draw_everywhere(report):
     for explorer in report["explorers"]:
         assert explorer["points"] >= 3
         assert explorer["exact"], "a redraw of what moves differs from a full one"
+
+
+def test_what_an_explorer_draws_with_is_not_bound_again(notebook):
+    """A slider that is moved after the last cell has run would draw on another figure's axes."""
+    sources = [cell.source for cell in code_cells(notebook)]
+    cells = [symtable.symtable(source, "cell", "exec") for source in sources]
+    functions = {f.get_name(): f for cell in cells for f in cell.get_children()}
+    for place, source in enumerate(sources):
+        used = names_used([functions[name] for name in explored(source)], functions)
+        later = {name for after in cells[place + 1 :] for name in names_bound(after)}
+        assert used & later == set()
+
+
+def explored(source):
+    """The names of the functions that a cell gives to `explore`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "explore":
+            yield from (n.id for n in ast.walk(node.args[0]) if isinstance(n, ast.Name))
+
+
+def names_used(tables, functions):
+    """The global names that functions use, and the functions that these call."""
+    used, waiting = set(), list(tables)
+    while waiting:
+        table = waiting.pop()
+        found = set(table.get_globals()) - used if table.get_type() == "function" else set()
+        used |= found
+        waiting += [*table.get_children(), *(functions[name] for name in found & functions.keys())]
+    return used
+
+
+def names_bound(cell):
+    return {s.get_name() for s in cell.get_symbols() if s.is_assigned() or s.is_imported()}
 
 
 def test_its_exercises_are_there_and_solved(article, both):
