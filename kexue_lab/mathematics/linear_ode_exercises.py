@@ -91,8 +91,8 @@ def _judge_pair(answer: Any) -> str | None:
     )
     if astray < 1e-9 and abs(area - along) > 1e-8:
         return (
-            f"here w, an area, grows at the rate {area:.3g}, and a solution along w at the rate "
-            f"{along:.3g}: they must be equal"
+            f"here w, an area, grows at the rate {area:.10g}, and a solution along w at the rate "
+            f"{along:.10g}: they must be equal"
         )
     gap = A + A.T - np.trace(A) * np.eye(3)
     for t in (0.0, 0.5, 1.0):
@@ -203,6 +203,12 @@ EXERCISES = (
                 "this is the base; the height is the volume divided by it.",
             ),
             Mistake(
+                "one component of w",
+                lambda X, integral: math.exp(integral) / abs(np.linalg.det(X[:-1])),
+                "a determinant of some rows is one component of w; the base is its whole length.",
+                variants=(lambda X, integral: math.exp(integral) / np.linalg.det(X[:-1]),),
+            ),
+            Mistake(
                 "the volume of the start",
                 _distance(lambda _: 1.0, 1),
                 "the volume was 1 at the start; it has grown or shrunk since.",
@@ -250,6 +256,16 @@ EXERCISES = (
                 "D inside the integral only",
                 _leaf(_summed, lambda b, t: 1.0),
                 "φ = D/‖w‖² is also the coefficient of w.",
+            ),
+            Mistake(
+                "D before the integral",
+                _leaf(lambda b, t: t * math.exp(b * t), _grown),
+                "D stands under the integral, at all times up to t; it cannot be taken out.",
+            ),
+            Mistake(
+                "the factor 1/β",
+                _leaf(lambda b, t: math.expm1(b * t), _grown),
+                "differentiate your c: does it give exp(βt)?",
             ),
             Mistake(
                 "the integral without its lower end",
@@ -396,6 +412,16 @@ EXERCISES = (
                 lambda k, t: 1 - t * math.atanh(t / k),
                 "does it solve the equation? The antiderivative of 1/(k² - t²) is atanh(t/k)/k.",
                 variants=(lambda k, t: 1 - t / k**2 * math.atanh(t / k),),
+            ),
+            Mistake(
+                "twice atanh",
+                lambda k, t: 1 - t / k * math.log((k + t) / (k - t)),
+                "atanh(u) is half of ln((1 + u)/(1 - u)).",
+            ),
+            Mistake(
+                "an arc tangent",
+                lambda k, t: 1 - t / k * math.atan(t / k),
+                "the arc tangent belongs to 1/(k² + t²); here it is 1/(k² - t²).",
             ),
             Mistake(
                 "the sign of the second term",
