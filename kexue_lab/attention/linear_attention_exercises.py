@@ -46,12 +46,16 @@ def _chance(
     asked: Sequence[int],
     other: Fraction | int,
     tie: Callable[[int], Fraction] = _lot,
+    besides: bool = False,
 ) -> Fraction:
-    """How often the asked value has most weight; its own pair weighs 2, each other one `other`."""
+    """How often the asked value has most weight; its own pair weighs 2, each other one `other`.
+
+    With `besides` the own pair weighs 2 and once more `other`.
+    """
     won = Fraction(0)
     for value in asked:
         weight = {name: other * values.count(name) for name in set(values)}
-        weight[value] += 2 - other
+        weight[value] += 2 if besides else 2 - other
         most = max(weight.values())
         if weight[value] == most:
             won += tie(list(weight.values()).count(most))
@@ -284,6 +288,12 @@ EXERCISES = (
                         values, values, _simplex_other(values), lambda tied: Fraction(tied == 1)
                     ),
                 ),
+            ),
+            Mistake(
+                "the own pair twice",
+                lambda values: _chance(values, values, _simplex_other(values), besides=True),
+                "the right pair is one of its value's pairs: it weighs 2 in place of the weight of "
+                "any other, not besides it.",
             ),
             Mistake(
                 "each value asked once",

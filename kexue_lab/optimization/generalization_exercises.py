@@ -88,16 +88,20 @@ def _models(rng: np.random.Generator) -> Inputs:
 
 
 def _direction_and_gradient(result: Any, f: _Net, x: Tensor, start: Tensor) -> list[Any]:
-    """The direction, and whether it has left something in the gradient of the weights."""
+    """The direction; whether it has left a gradient in the weights; whether it hangs on them."""
     if not isinstance(result, Tensor):
         raise ValueError("return the direction as a torch tensor")
     kept = f.weight.grad
     left = kept is not None and bool(kept.count_nonzero())
-    return [result.detach().numpy(), float(left)]
+    return [result.detach().numpy(), float(left), float(result.requires_grad)]
 
 
 def _step(
-    xi: float = 1e-3, whole: bool = False, backward: bool = False, mean: bool = False
+    xi: float = 1e-3,
+    whole: bool = False,
+    backward: bool = False,
+    mean: bool = False,
+    attached: bool = False,
 ) -> Callable[[_Net, Tensor, Tensor], Tensor]:
     """One power step for the squared error, or what goes wrong in it."""
 
@@ -108,7 +112,7 @@ def _step(
             torch.autograd.backward(gap)
             slope = r.grad if r.grad is not None else torch.zeros_like(r)
         else:
-            (slope,) = torch.autograd.grad(gap, r)
+            (slope,) = torch.autograd.grad(gap, r, create_graph=attached)
         if mean:
             slope = slope.mean(0, keepdim=True).expand_as(slope)
         size = slope.norm() if whole else slope.norm(dim=1, keepdim=True)
@@ -153,7 +157,8 @@ def _judge_gain(answer: Any) -> str | None:
         return "the divergence does not grow in any direction, or hardly: λ_max must pass 0.001"
     gain = 4 * top / float(np.trace(H))
     if not abs(gain - 2) < 1e-8:
-        return f"the gain is {gain:.6g}, not 2"
+        eigenvalues = ", ".join(f"{value:.3g}" for value in np.linalg.eigvalsh(H)[::-1].clip(0))
+        return f"the gain is {gain:.6g}, not 2: the eigenvalues of H are {eigenvalues}"
     return None
 
 
@@ -204,6 +209,22 @@ EXERCISES = (
                 "one pair instead of six",
                 lambda s, v: s**4 + s**2 * v + 3 * v**2,
                 "how many ways are there to choose two factors of four?",
+            ),
+            Mistake(
+                "one noise, two factors",
+                lambda s, v: s**4 + 3 * s**2 * v + 3 * v**2,
+                "of the four factors two carry noise: choose them in all ways.",
+            ),
+            Mistake(
+                "v as a standard deviation",
+                lambda s, v: s**4 + 6 * s**2 * v**2 + 3 * v**4,
+                "v is a variance already, of the second order in σ.",
+            ),
+            Mistake(
+                "no change",
+                lambda s, v: s**4,
+                "noise changes the mean of an even power.",
+                variants=(lambda s, v: 3 * v**2,),
             ),
             Mistake(
                 "half of the Laplacian forgotten",
@@ -281,6 +302,11 @@ EXERCISES = (
                 "that is the length of the noise; σ is that of one component.",
             ),
             Mistake(
+                "divided by the root of d",
+                lambda H, epsilon: _equal_noise(H, epsilon) / math.sqrt(len(H)),
+                "σ is that of one entry already: E r rᵀ = σ² I, and no d is left.",
+            ),
+            Mistake(
                 "upside down",
                 lambda H, epsilon: epsilon**2 / _equal_noise(H, epsilon),
                 "noise feels all eigenvalues at once, VAT only the largest: which σ is larger?",
@@ -312,6 +338,13 @@ EXERCISES = (
                 _step(backward=True),
                 "the search has added to the gradient of the weights. `torch.autograd.grad` asks "
                 "for the slope in r alone.",
+                within=0.02,
+            ),
+            Mistake(
+                "a direction that hangs on the weights",
+                _step(attached=True),
+                "the direction still knows how it came from the weights, and a loss along it would "
+                "be differentiated through the search: detach it.",
                 within=0.02,
             ),
             Mistake(
