@@ -1,11 +1,12 @@
 """What the exercises of optimization/simsiam check."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import sympy as sp
+from scipy.optimize import brentq
 
 from kexue_lab.exercises import Exercise, Mistake
 from kexue_lab.optimization.simsiam import toy_limit
@@ -82,6 +83,28 @@ def _clouds(rng: np.random.Generator) -> Inputs:
     yield (lengths * (one + 0.03 * rng.standard_normal((60, d))),)  # of all lengths, one direction
     yield (one + 0.1 * line * rng.standard_normal(d) / np.abs(line).max(),)  # both kinds at once
     yield (np.hstack([np.sign(line[:, :1]), 0.15 * spread[:, 1:]]),)  # two points, and much noise
+    for share, powers in ((0.93, range(d)), (1.07, range(d)), (1.07, [0] + [1] * (d - 1))):
+        yield (_shrunk(spread, np.array(powers), share * d / 3),)
+
+
+def _shrunk(z: Array, powers: Array, ratio: float) -> Array:
+    """Features whose columns are multiplied by powers of a factor that gives them this ratio."""
+
+    def excess(factor: float) -> float:
+        return _participation(_eigenvalues(z * factor**powers)) - ratio
+
+    columns: Array = z * brentq(excess, 0.1, 1) ** powers
+    return columns
+
+
+def _eigenvalues(z: Array) -> Array:
+    """Those of the covariance of the directions."""
+    values: Array = np.linalg.eigvalsh(np.cov((z / np.linalg.norm(z, axis=1, keepdims=True)).T))
+    return values.clip(0)
+
+
+def _participation(values: Array) -> float:
+    return float(values.sum() ** 2 / (values**2).sum())
 
 
 def _kind(
@@ -89,8 +112,7 @@ def _kind(
     *,
     unit: bool = True,
     centre: bool = True,
-    participation: bool = True,
-    power: float = 1,
+    rank: Callable[[Array], float] = _participation,
 ) -> int:
     """0: healthy, 1: complete collapse, 2: dimensional collapse."""
     z = z / np.linalg.norm(z, axis=1, keepdims=True) if unit else z
@@ -99,9 +121,7 @@ def _kind(
     covariance = centred.T @ centred / (len(z) - 1)
     if np.trace(covariance) < 0.2**2:
         return 1
-    values = np.linalg.eigvalsh(covariance).clip(0) ** power
-    rank = values.sum() ** 2 / (values**2).sum() if participation else (values > 1e-9).sum()
-    return 2 if rank < d / 3 else 0
+    return 2 if rank(np.linalg.eigvalsh(covariance).clip(0)) < d / 3 else 0
 
 
 def _centred_first(z: Array) -> int:
@@ -118,9 +138,21 @@ def _rank_first(z: Array) -> int:
 
 
 def _rank_only(z: Array) -> int:
-    unit = z / np.linalg.norm(z, axis=1, keepdims=True)
-    values = np.linalg.eigvalsh(np.cov(unit.T))
-    return 2 if values.sum() ** 2 / (values**2).sum() < z.shape[1] / 3 else 0
+    return 2 if _participation(_eigenvalues(z)) < z.shape[1] / 3 else 0
+
+
+def _positive(values: Array) -> float:
+    return float((values > 1e-9).sum())
+
+
+def _above(share: float) -> Callable[[Array], float]:
+    """How many eigenvalues exceed a share of the largest."""
+    return lambda values: float((values > share * values.max()).sum())
+
+
+def _entropy_rank(values: Array) -> float:
+    shares = values[values > 0] / values.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 EXERCISES = (
@@ -139,6 +171,25 @@ EXERCISES = (
                 lambda phi0, theta0, a: math.sqrt(abs(theta0**2 + a * (1 - phi0**2))),
                 "a is upside down. Divide θ' by φ': where does a stand? A quick predictor leaves "
                 "the encoder less time.",
+            ),
+            Mistake(
+                "the whole gradient",
+                lambda phi0, theta0, a: math.sqrt(max(theta0**2 - (1 - phi0) ** 2 / a, 0)),
+                "that is what the whole gradient keeps; the stopped one moves θ by (1 - φ)φθ.",
+                variants=(
+                    lambda phi0, theta0, a: math.sqrt(max(theta0**2 - (1 - phi0) ** 2, 0)),
+                    lambda phi0, theta0, a: math.sqrt(max(theta0**2 - a * (1 - phi0) ** 2, 0)),
+                ),
+            ),
+            Mistake(
+                "the constant itself",
+                lambda phi0, theta0, a: math.sqrt(max(theta0**2 - phi0**2 / a, 0)),
+                "that is the root of what stays; where does φ end?",
+            ),
+            Mistake(
+                "a at the end only",
+                lambda phi0, theta0, a: math.sqrt(max(theta0**2 - phi0**2 + 1 / a, 0)),
+                "what stays is θ² - φ²/a, with the a at the start as at the end.",
             ),
             Mistake(
                 "the square",
@@ -209,6 +260,23 @@ EXERCISES = (
                 "put p = κ/(1 + σ²) into the bracket 1 - (1 + σ²)p: there (1 + σ²) cancels.",
             ),
             Mistake(
+                "the predictor in the bracket",
+                lambda kappa, sigma2, eta: (
+                    2 * (kappa / (1 + sigma2) * (1 - kappa / (1 + sigma2)) - eta)
+                ),
+                "(1 + σ²)p is κ, so that the bracket is 1 - κ.",
+            ),
+            Mistake(
+                "the share in front",
+                lambda kappa, sigma2, eta: 2 * (kappa * (1 - kappa) - eta),
+                "in front of the bracket stands p, which is κ/(1 + σ²).",
+            ),
+            Mistake(
+                "growth once",
+                lambda kappa, sigma2, eta: kappa * (1 - kappa) / (1 + sigma2) - 2 * eta,
+                "s is a square: its growth, too, is twice as fast.",
+            ),
+            Mistake(
                 "no predictor in front",
                 lambda kappa, sigma2, eta: 2 * (1 - kappa - eta),
                 "s' has a factor p in front of the bracket.",
@@ -253,14 +321,20 @@ EXERCISES = (
                 "changes nothing. Here the own view is left out.",
             ),
             Mistake(
-                "counted in others",
-                lambda m: (m - 2) / (m - 1),
-                "for two views the share must be one half.",
+                "upside down",
+                lambda m: m / (m - 1),
+                "a share is at most 1: upside down?",
             ),
             Mistake(
-                "one more",
-                lambda m: m / (m + 1),
+                "another share",
+                lambda m: (m - 2) / (m - 1),
                 "for two views the share must be one half.",
+                variants=(
+                    lambda m: m / (m + 1),
+                    lambda m: 1 / (m - 1),
+                    lambda m: (m - 1) / (2 * m),
+                    lambda m: ((m - 1) / m) ** 2,
+                ),
             ),
         ),
     ),
@@ -272,7 +346,7 @@ EXERCISES = (
         mistakes=(
             Mistake(
                 "as given",
-                lambda z: _kind(z, unit=False, centre=False, participation=False),
+                lambda z: _kind(z, unit=False, centre=False, rank=_positive),
                 "three things: the length of a feature does not count, the mean must be "
                 "subtracted, and noise makes every eigenvalue positive.",
             ),
@@ -295,18 +369,27 @@ EXERCISES = (
             ),
             Mistake(
                 "counting eigenvalues",
-                lambda z: _kind(z, participation=False),
+                lambda z: _kind(z, rank=_positive),
                 "a line with a little noise has all eigenvalues positive: weigh them, (Σλ)²/Σλ².",
+            ),
+            Mistake(
+                "another count of dimensions",
+                lambda z: _kind(z, rank=lambda values: values.sum() / values.max()),
+                "this is another rank than (Σλ)²/Σλ² with the eigenvalues λ of the covariance (the "
+                "squares of singular values): near d/3 they part.",
+                variants=(
+                    lambda z: _kind(z, rank=lambda values: _participation(np.sqrt(values))),
+                    lambda z: _kind(z, rank=_entropy_rank),
+                    lambda z: _kind(z, rank=_above(0.1)),
+                    lambda z: _kind(z, rank=_above(0.05)),
+                    lambda z: _kind(z, rank=_above(0.01)),
+                    lambda z: _kind(z, rank=lambda values: float((values > values.mean()).sum())),
+                ),
             ),
             Mistake(
                 "the spread alone",
                 _spread_only,
                 "features on a line are spread out: look at the rank as well.",
-            ),
-            Mistake(
-                "singular values",
-                lambda z: _kind(z, power=0.5),
-                "the rank is of eigenvalues of the covariance: squares of the singular values.",
             ),
             Mistake(
                 "the rank before the spread",
