@@ -41,21 +41,26 @@ def _all_but_one(x: Array) -> Array:
 def _scores_and_k(rng: np.random.Generator) -> Inputs:
     yield np.array([3.0, 2.0, 1.0, 4.0]), 2
     yield np.array([0.3, 0.2, 0.1, 0.0, -0.1]), 3  # no winner is saturated
+    yield np.array([4.0, 2.2, 0.0, 0.1, -0.2]), 3  # the second is saturated once the first is
     for n, k in ((5, 3), (6, 2), (7, 5)):
         x = rng.normal(size=n)
         x[rng.integers(n)] += 4  # one winner at least is saturated
         yield x, k
 
 
-def _capped(x: Array, k: int, m: int | None = None) -> Array:
-    """`m` saturated winners, or as many as fit."""
+def _capped(x: Array, k: int, m: int | None = None, whole: bool = False) -> Array:
+    """`m` saturated winners, or as many as fit; the others sum to k - m, or to the whole k."""
     down = np.sort(x)[::-1]
     threshold = 0.0
     for saturated in range(k) if m is None else (m,):
-        threshold = np.log(np.exp(down[saturated:]).sum()) - np.log(k - saturated)
+        threshold = np.log(np.exp(down[saturated:]).sum()) - np.log(k - saturated * (not whole))
         if down[saturated] <= threshold:
             break
     return np.minimum(1, np.exp(x - threshold))
+
+
+def _mended_once(x: Array, k: int) -> Array:
+    return _capped(x, k, min(k - 1, int((_capped(x, k, 0) == 1).sum())))
 
 
 def _renormalised(x: Array, k: int) -> Array:
@@ -80,6 +85,15 @@ def _backwards(p: Array, v: Array, *, all_slopes: bool = False, fixed: bool = Fa
     return s * (v - mean)
 
 
+def _mean_of_all(p: Array, v: Array) -> Array:
+    return np.asarray(np.where(p < 1, p, 0.0) * (v - (p @ v) / p.sum()))
+
+
+def _sigmoid_slopes(p: Array, v: Array) -> Array:
+    s = p * (1 - p)
+    return np.asarray(s * (v - (s @ v) / s.sum()))
+
+
 def _plain_mean(p: Array, v: Array) -> Array:
     s = np.where(p < 1, p, 0.0)
     return np.asarray(s * (v - v[p < 1].mean()))
@@ -89,10 +103,16 @@ def _plain_mean(p: Array, v: Array) -> Array:
 
 
 def _sizes(_: np.random.Generator) -> Inputs:
-    yield from ((4, 3), (3, 2), (6, 4), (7, 5))
+    yield from ((4, 3), (3, 2), (6, 4), (7, 5), (4, 1))
 
 
 def _limit_of_b(n: int, k: int) -> Array:
+    p = np.zeros(n)
+    p[:2] = (k - 0.5, 0.5) if k > 1 else (1, 0)
+    return p
+
+
+def _half_for_the_second(n: int, k: int) -> Array:
     p = np.zeros(n)
     p[:2] = k - 0.5, 0.5
     return p
@@ -180,6 +200,16 @@ EXERCISES = (
                 "the sum is right now, but saturated entries exceed 1.",
             ),
             Mistake(
+                "the others share all k",
+                lambda x, k: _capped(x, k, whole=True),
+                "m places are taken: the others are to sum to k - m.",
+            ),
+            Mistake(
+                "mended once",
+                _mended_once,
+                "with the new threshold somebody else may exceed 1: look again.",
+            ),
+            Mistake(
                 "all winners but one saturated",
                 lambda x, k: _capped(x, k, k - 1),
                 "try m = 0, 1, … and take the first for which the next score is not above the "
@@ -203,6 +233,17 @@ EXERCISES = (
                 "the slope of min(1, e^z) is e^z below 0, and 0 above: a saturated entry has none.",
             ),
             Mistake(
+                "the saturated in the mean",
+                _mean_of_all,
+                "a saturated entry does not move the threshold either: in the mean, too, its "
+                "weight is 0.",
+            ),
+            Mistake(
+                "the sigmoid's slope",
+                _sigmoid_slopes,
+                "p(1 - p) is the slope of the sigmoid; that of e^z is e^z itself.",
+            ),
+            Mistake(
                 "a mean without weights",
                 _plain_mean,
                 "the mean of v is weighted with the slopes s.",
@@ -218,6 +259,11 @@ EXERCISES = (
                 "the mask",
                 lambda n, k: (np.arange(n) < k) * 1.0,
                 "already after two rounds the leader has 1½.",
+            ),
+            Mistake(
+                "one round like the others",
+                _half_for_the_second,
+                "for k = 1 there is one softmax only: who has what in its limit?",
             ),
             Mistake(
                 "the others one by one",
@@ -246,6 +292,11 @@ EXERCISES = (
                 "the root forgotten",
                 lambda q: 1 / (3 - 2 * q),
                 "this takes r = 2(1 - q); from q = 1 - √r/2 it is the square of that.",
+            ),
+            Mistake(
+                "the factor 2 forgotten",
+                lambda q: 1 / (1 + (1 - q) ** 2),
+                "from q = 1 - √r/2 it is √r = 2(1 - q).",
             ),
             Mistake(
                 "the loser",
