@@ -152,13 +152,14 @@ def _judge_gain(answer: Any) -> str | None:
     if not np.isfinite(W).all() or np.abs(W).max() > 100:
         return "let the numbers be finite and between -100 and 100"
     H = W.T @ (np.diag(_P) - np.outer(_P, _P)) @ W
-    top = float(np.linalg.eigvalsh(H)[-1])
+    eigenvalues = np.linalg.eigvalsh(H)[::-1].clip(0)
+    top = float(eigenvalues[0])
     if not top > 1e-3:
         return "the divergence does not grow in any direction, or hardly: λ_max must pass 0.001"
     gain = 4 * top / float(np.trace(H))
     if not abs(gain - 2) < 1e-8:
-        eigenvalues = ", ".join(f"{value:.3g}" for value in np.linalg.eigvalsh(H)[::-1].clip(0))
-        return f"the gain is {gain:.6g}, not 2: the eigenvalues of H are {eigenvalues}"
+        told = ", ".join(f"{value:.3g}" for value in eigenvalues)
+        return f"the gain is {gain:.6g}, not 2: the eigenvalues of H are {told}"
     return None
 
 

@@ -171,7 +171,8 @@ def test_a_lesson_is_light_its_equations_linked_and_its_pictures_named(page, sit
     page.locator("a[href='#equation-3']").first.press("Enter")
     page.wait_for_url("**/em.html#equation-3")
     page.wait_for_function(
-        "innerHeight > document.querySelector('#equation-3').getBoundingClientRect().top"
+        "e => { const {top} = e.getBoundingClientRect(); return 0 <= top && top < innerHeight; }",
+        arg=page.locator("#equation-3").element_handle(),
     )
     assert not page.errors
 
