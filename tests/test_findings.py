@@ -12,6 +12,8 @@ from kexue_lab.course.places import notebook_path
 NUMBER = re.compile(r"(?<![\w.])(\d*\.\d+(?:e[-+]?\d+)?)(?![\w.]*\w)")
 PER_CENT = re.compile(r"(\d+\.\d+)(?=(?: to [\d.]+|–[\d.]+)? ?(?:\\,)?(?:%|\\%|per cent))")
 
+MOST_WORDS, MOST_DECIMALS = 420, 28  # of a lesson's findings together
+
 
 def decimals(text):
     return [Decimal(found) for found in NUMBER.findall(text)]
@@ -73,3 +75,12 @@ def test_every_decimal_of_a_finding_stands_in_an_output(article):
         if not stands_in(number, shown)
     ]
     assert not missing
+
+
+def test_a_reader_keeps_its_findings_in_mind(article):
+    found = list(findings(nbformat.read(notebook_path(article), as_version=4)))
+    assert found
+    for text in found:
+        assert re.match(r"\*\*Finding[^:*]*: .{25,}?\.\*\*\s", text), "no headline that answers"
+    assert sum(len(decimals(text)) for text in found) <= MOST_DECIMALS
+    assert sum(len(text.split()) for text in found) <= MOST_WORDS

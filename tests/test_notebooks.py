@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import time
+from itertools import pairwise
 
 import nbformat
 import pytest
@@ -258,11 +259,12 @@ def test_before_and_next_follow_the_prerequisites():
     assert "**Before:** nothing is needed." in pages.onward(find("mathematics/em"))
 
 
-def test_without_followers_the_next_of_the_series_follows():
-    assert not next_articles(find("random_sector"))
-    assert find("cross_counting").title in pages.onward(find("random_sector"))
-    last = [a for a in catalog().values() if a.series == "text"][-1]
-    assert ("**Next:**" in pages.onward(last)) is bool(next_articles(last))
+def test_without_followers_the_next_of_the_catalogue_follows():
+    articles = list(catalog().values())
+    for article, following in pairwise(articles):
+        if not next_articles(article):
+            assert following.title in pages.onward(article).split("**Next:**")[1]
+    assert "**Next:**" not in pages.onward(articles[-1])
 
 
 def test_links_at_the_end_are_replaced_not_repeated():

@@ -236,6 +236,8 @@ def _judge_sharp(got: Any) -> str | None:
     told = f"one key gives itself a share of only {share:.3f}; {_OWN_SHARE} must be exceeded"
     if keys.min() >= 0:
         told += ". No entry of yours is negative: what is the feature of 0?"
+    elif keys.min() > -20:
+        told += ". How near to 0 can a feature come, with entries of size 20?"
     return told
 
 
@@ -332,6 +334,14 @@ EXERCISES = (
                 _once_per_chunk,
                 "γ acts at each token, not once for each chunk.",
                 variants=(lambda q, k, v, gamma, c: _once_per_chunk(q, k, v, gamma, c, 1),),
+            ),
+            Mistake(
+                "a mean",
+                lambda q, k, v, gamma, c: (
+                    _decayed(q, k, v, gamma, c) / _decayed(q, k, torch.ones_like(v), gamma, c)
+                ),
+                "here nothing is divided: the output is what the table gives, without a "
+                "denominator.",
             ),
             Mistake(
                 "the last, short chunk is missing",

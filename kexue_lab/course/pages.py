@@ -95,11 +95,11 @@ def index_notebook() -> Any:
 def onward(article: Article) -> str:
     """The markdown at the end of an article's notebook: what comes before and after it.
 
-    After an article come those that name it as a prerequisite, or else the next of its series.
+    After an article come those that name it as a prerequisite, or else the next of the catalogue.
     """
     before = [catalog()[name] for name in article.prerequisites]
-    series = [a for a in catalog().values() if a.series == article.series]
-    after = next_articles(article) or series[series.index(article) + 1 :][:1]
+    articles = list(catalog().values())
+    after = next_articles(article) or articles[articles.index(article) + 1 :][:1]
     lines = [f"**Before:** {_links(before) or 'nothing is needed'}."]
     if after:
         lines.append(f"**Next:** {_links(after)}.")

@@ -63,6 +63,12 @@ def _mended_once(x: Array, k: int) -> Array:
     return _capped(x, k, min(k - 1, int((_capped(x, k, 0) == 1).sum())))
 
 
+def _others_rescaled(x: Array, k: int) -> Array:
+    p = _capped(x, k, 0)
+    taken = p == 1
+    return np.where(taken, 1.0, p * (k - taken.sum()) / p[~taken].sum())
+
+
 def _renormalised(x: Array, k: int) -> Array:
     p = _capped(x, k, 0)
     return np.asarray(p * k / p.sum())
@@ -115,6 +121,12 @@ def _limit_of_b(n: int, k: int) -> Array:
 def _half_for_the_second(n: int, k: int) -> Array:
     p = np.zeros(n)
     p[:2] = k - 0.5, 0.5
+    return p
+
+
+def _rest_to_the_second(n: int, k: int) -> Array:
+    p = np.zeros(n)
+    p[:2] = (1.5, k - 1.5) if k > 1 else (1, 0)
     return p
 
 
@@ -208,6 +220,7 @@ EXERCISES = (
                 "mended once",
                 _mended_once,
                 "with the new threshold somebody else may exceed 1: look again.",
+                variants=(_others_rescaled,),
             ),
             Mistake(
                 "all winners but one saturated",
@@ -270,6 +283,12 @@ EXERCISES = (
                 _ties_resolved,
                 "after two rounds the leader's weight is 1 - 1½ = -½, and it is still by far the "
                 "largest in size: what is the share of a dominating negative weight?",
+            ),
+            Mistake(
+                "the rest to the runner-up",
+                _rest_to_the_second,
+                "in the third round the leader's weight is 1 - 1½ = -½, the runner-up's ½: who "
+                "gets the whole softmax?",
             ),
             Mistake(
                 "the leader takes all",

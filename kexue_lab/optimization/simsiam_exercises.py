@@ -83,6 +83,7 @@ def _clouds(rng: np.random.Generator) -> Inputs:
     yield (lengths * (one + 0.03 * rng.standard_normal((60, d))),)  # of all lengths, one direction
     yield (one + 0.1 * line * rng.standard_normal(d) / np.abs(line).max(),)  # both kinds at once
     yield (np.hstack([np.sign(line[:, :1]), 0.15 * spread[:, 1:]]),)  # two points, and much noise
+    yield (np.eye(d)[0] + 0.15 * rng.standard_normal((400, d)),)  # a strong common part, and all else
     for share, powers in ((0.93, range(d)), (1.07, range(d)), (1.07, [0] + [1] * (d - 1))):
         yield (_shrunk(spread, np.array(powers), share * d / 3),)
 
@@ -131,6 +132,17 @@ def _centred_first(z: Array) -> int:
 def _spread_only(z: Array) -> int:
     kind = _kind(z)
     return 0 if kind == 2 else kind
+
+
+def _mean_kept(z: Array) -> int:
+    unit = z / np.linalg.norm(z, axis=1, keepdims=True)
+    rank = _participation(np.linalg.eigvalsh(unit.T @ unit).clip(0))
+    return 1 if _kind(z) == 1 else 2 if rank < z.shape[1] / 3 else 0
+
+
+def _per_dimension(z: Array) -> int:
+    unit = z / np.linalg.norm(z, axis=1, keepdims=True)
+    return 1 if unit.std(0, ddof=1).mean() < 0.2 else _rank_only(z)
 
 
 def _rank_first(z: Array) -> int:
@@ -333,6 +345,7 @@ EXERCISES = (
                     lambda m: m / (m + 1),
                     lambda m: 1 / (m - 1),
                     lambda m: (m - 1) / (2 * m),
+                    lambda m: m / (2 * (m - 1)),
                     lambda m: ((m - 1) / m) ** 2,
                 ),
             ),
@@ -385,6 +398,17 @@ EXERCISES = (
                     lambda z: _kind(z, rank=_above(0.01)),
                     lambda z: _kind(z, rank=lambda values: float((values > values.mean()).sum())),
                 ),
+            ),
+            Mistake(
+                "the mean kept in the rank",
+                _mean_kept,
+                "a strong common direction makes that rank small, although the rest is spread in "
+                "all dimensions: take the eigenvalues of the covariance.",
+            ),
+            Mistake(
+                "the deviation per dimension",
+                _per_dimension,
+                "0.2 is a bound for the root of the covariance's *trace*, over all dimensions.",
             ),
             Mistake(
                 "the spread alone",
