@@ -83,7 +83,7 @@ def _clouds(rng: np.random.Generator) -> Inputs:
     yield (lengths * (one + 0.03 * rng.standard_normal((60, d))),)  # of all lengths, one direction
     yield (one + 0.1 * line * rng.standard_normal(d) / np.abs(line).max(),)  # both kinds at once
     yield (np.hstack([np.sign(line[:, :1]), 0.15 * spread[:, 1:]]),)  # two points, and much noise
-    yield (np.eye(d)[0] + 0.15 * rng.standard_normal((400, d)),)  # a strong common part, and all else
+    yield (np.eye(d)[0] + 0.15 * rng.standard_normal((400, d)),)  # a common part, and all else
     for share, powers in ((0.93, range(d)), (1.07, range(d)), (1.07, [0] + [1] * (d - 1))):
         yield (_shrunk(spread, np.array(powers), share * d / 3),)
 
