@@ -143,8 +143,8 @@ def fold_solutions(notebook: Any, article: Article) -> None:
             cells.append(new_markdown_cell(solutions[int(match[1])]))
         elif "../solutions/" in cell.source:
             cell.source = re.sub(
-                r"[Ww]orked answers(?: are in\s+(?:the )?|: )\[solutions\]\([^)]*\)",
-                "a worked answer is folded under each",
+                r"([Ww]orked answers)(?: are in\s+(?:the )?|: )\[solutions\]\([^)]*\)",
+                r"\1 are folded under each",
                 cell.source,
             )
     notebook.cells = cells
